@@ -1,0 +1,50 @@
+# make train | test are the two commands of the README. Each makes .venv when it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+NATIVE := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: train test test-all lint format sanitize clean
+
+train: .venv/installed
+	$(BIN)/python -m train.dqn $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: lint sanitize
+	$(BIN)/python -m pytest -m '' $(ARGS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+# the simulator's tests once more, on a build with AddressSanitizer and UBSan
+sanitize: .venv/installed-dev
+	mkdir -p build/sanitize
+	HRM_FAST_SANITIZE=1 $(BIN)/python setup.py -q build_ext --build-lib build/sanitize
+	cp envs/*.py build/sanitize/envs/
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize \
+	$(BIN)/pytest -p no:cacheprovider tests/test_maze*.py $(ARGS)
+
+clean:
+	rm -rf .venv build *.egg-info envs/*.so
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python $(NATIVE)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/installed-dev: .venv/bin/python $(NATIVE)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch .venv/installed $@

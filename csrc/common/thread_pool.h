@@ -1,0 +1,78 @@
+// A small pool whose workers sleep between jobs: spinning would steal cores from the learner.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+class ThreadPool {
+  public:
+    // `threads` counts the caller, who works too: ThreadPool(1) starts no thread.
+    explicit ThreadPool(int threads) {
+        for (int part = 1; part < threads; ++part)
+            workers_.emplace_back([this, part] { work(part); });
+    }
+
+    ~ThreadPool() {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            stopping_ = true;
+        }
+        wake_.notify_all();
+        for (std::thread &worker : workers_)
+            worker.join();
+    }
+
+    ThreadPool(const ThreadPool &) = delete;
+    ThreadPool &operator=(const ThreadPool &) = delete;
+
+    int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+    // Calls job(0) ... job(size() - 1), one per thread, and returns when all are done.
+    // One caller at a time; `job` must not throw.
+    void run(const std::function<void(int)> &job) {
+        if (!workers_.empty()) {
+            {
+                std::lock_guard<std::mutex> lock(mutex_);
+                job_ = &job;
+                ++generation_;
+                running_ = static_cast<int>(workers_.size());
+            }
+            wake_.notify_all();
+        }
+        job(0);
+        if (!workers_.empty()) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            done_.wait(lock, [this] { return running_ == 0; });
+        }
+    }
+
+  private:
+    void work(int part) {
+        long seen = 0;
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (;;) {
+            wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+            if (stopping_)
+                return;
+            seen = generation_;
+            const std::function<void(int)> *job = job_;
+            lock.unlock();
+            (*job)(part);
+            lock.lock();
+            if (--running_ == 0)
+                done_.notify_one();
+        }
+    }
+
+    std::vector<std::thread> workers_;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::condition_variable done_;
+    const std::function<void(int)> *job_ = nullptr;
+    long generation_ = 0;
+    int running_ = 0;
+    bool stopping_ = false;
+};

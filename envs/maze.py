@@ -1,0 +1,201 @@
+"""Many mazes stepped at once. The rules are C++ (csrc/maze); this file checks what comes in and
+hands out tensors."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from envs import _maze
+from envs.spec import MazeSpec
+
+
+class Step(NamedTuple):
+    """What one action led to, for N mazes."""
+
+    obs: torch.Tensor
+    """uint8 [N, cells]: the board to act on next; a new maze where the episode ended."""
+    reward: torch.Tensor
+    """float32 [N]: 1 for entering the goal, -0.01 for a bump, else 0."""
+    terminated: torch.Tensor
+    """bool [N]: the goal was entered."""
+    truncated: torch.Tensor
+    """bool [N]: the time limit was reached and the goal was not."""
+    final_obs: torch.Tensor
+    """uint8 [N, cells]: the board the action led to, before any reset; `obs` where none ended."""
+
+
+class MazeBatch:
+    """N mazes of one kind (HRM-Agent, arXiv 2510.22832) with automatic reset in the same step.
+
+    Maze i draws its random numbers from (seed, i, its own number of steps and resets), so that it
+    runs the same whatever `num_envs` and `threads` are. `threads` 0: one per core, but at least
+    4,096 mazes each. The simulator runs on the host; `device` is where the tensors live.
+
+    Raises `ValueError` for arguments out of range. One thread may use a batch at a time; others
+    wait.
+    """
+
+    def __init__(
+        self,
+        spec: MazeSpec,
+        num_envs: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        threads: int = 0,
+    ) -> None:
+        _check_integer("num_envs", num_envs, 1, 2**24)
+        _check_integer("seed", seed, 0, 2**64 - 1)
+        _check_integer("threads", threads, 0, 1024)
+        self.spec = spec
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self._shape = (num_envs,)
+        self._native = _native_batch(spec, num_envs, seed, threads)
+        self._views: tuple[Step, list[np.ndarray]] | None = None
+
+    def reset(self) -> torch.Tensor:
+        """Draws N new mazes. Returns their observations, uint8 [N, cells]."""
+        obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8)
+        self._native.reset(obs.numpy())
+        return obs.to(self.device)
+
+    def step(self, actions: torch.Tensor | np.ndarray, out: Step | None = None) -> Step:
+        """Moves every agent: `actions` is [N], any integer type, 0 N, 1 E, 2 S, 3 W, with 8 also
+        4 NE, 5 SE, 6 SW, 7 NW.
+
+        The tensors are new at every call, or those of `out` (as returned by an earlier call on
+        the CPU, contiguous), overwritten. Raises `ValueError` for actions of another type or
+        shape and names the first one out of range; no maze moves then.
+        """
+        to_do = self._actions(actions)
+        if out is None:
+            arrays = self._empty_arrays()
+            self._native.step(to_do, *arrays)
+            step = Step(*map(torch.from_numpy, arrays))
+            return step if self.device.type == "cpu" else Step(*(t.to(self.device) for t in step))
+        if self._views is None or self._views[0] is not out:
+            self._views = (out, [tensor.numpy() for tensor in out])  # 1 us each
+        self._native.step(to_do, *self._views[1])
+        return out
+
+    def observe(self) -> torch.Tensor:
+        """The present observations, uint8 [N, cells]; nothing moves."""
+        obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8)
+        self._native.observe(obs.numpy())
+        return obs.to(self.device)
+
+    def get_state(self) -> dict[str, torch.Tensor]:
+        """All that `set_state` needs to continue bit for bit, on the CPU: `boards` uint8
+        [N, rows, cols], `elapsed` int32 [N] steps of the episode, `clock` int64 [N] steps and
+        resets of the maze. Agent, goal and start are those on the board; where no start is drawn
+        the agent stands on it."""
+        state = {
+            "boards": torch.empty(self._board_shape, dtype=torch.uint8),
+            "elapsed": torch.empty(self.num_envs, dtype=torch.int32),
+            "clock": torch.empty(self.num_envs, dtype=torch.int64),
+        }
+        self._native.get_state(*(tensor.numpy() for tensor in state.values()))
+        return state
+
+    def set_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Continues from a `get_state` of a batch with the same spec, size and seed. Raises
+        `ValueError`, with nothing changed, if a key is missing, or a board or number is not
+        possible."""
+        wanted = {
+            "boards": (torch.uint8, self._board_shape),
+            "elapsed": (torch.int32, (self.num_envs,)),
+            "clock": (torch.int64, (self.num_envs,)),
+        }
+        if set(state) != set(wanted):
+            raise ValueError(f"state has the keys {sorted(state)}: expected {sorted(wanted)}")
+        arrays = [_checked(key, state[key], *wanted[key]) for key in wanted]
+        self._native.set_state(*arrays)
+
+    def load_boards(self, boards: torch.Tensor | np.ndarray) -> None:
+        """Puts every maze into the state that its drawn board shows: uint8 [N, rows, cols] with
+        closed doors, walls, one agent, one goal and at most one start. `elapsed` becomes 0, the
+        clock runs on. Raises `ValueError` that names maze, row and column, with nothing changed,
+        if the map cannot show such a board."""
+        self._native.load_boards(_checked("boards", boards, torch.uint8, self._board_shape))
+
+    def shortest_path(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Length int32 [N] of a shortest path from agent to goal past the doors now closed, -1
+        where there is none, and its first action int64 [N] (0 where there is none)."""
+        length = torch.empty(self.num_envs, dtype=torch.int32)
+        action = torch.empty(self.num_envs, dtype=torch.int64)
+        self._native.shortest_path(length.numpy(), action.numpy())
+        return length.to(self.device), action.to(self.device)
+
+    @property
+    def threads(self) -> int:
+        """Threads that step the mazes."""
+        return self._native.threads
+
+    @property
+    def _board_shape(self) -> tuple[int, int, int]:
+        return self.num_envs, self.spec.rows, self.spec.cols
+
+    def _empty_arrays(self) -> list[np.ndarray]:
+        """For a Step; made by NumPy, since that costs 14 us a call where `torch.empty` costs 24."""
+        n, cells = self.num_envs, self.spec.cells
+        shapes = ((n, cells), n, n, n, (n, cells))
+        dtypes = (np.uint8, np.float32, np.bool_, np.bool_, np.uint8)
+        return [np.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+
+    def _actions(self, actions: torch.Tensor | np.ndarray) -> np.ndarray:
+        array = actions.numpy(force=True) if isinstance(actions, torch.Tensor) else actions
+        if type(array) is np.ndarray and array.dtype == np.int64 and array.shape == self._shape:
+            return np.ascontiguousarray(array)
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
+            kind = getattr(actions, "dtype", type(actions).__name__)
+            raise ValueError(f"actions are of type {kind}: expected integers")
+        if array.shape != self._shape:
+            raise ValueError(f"actions have shape {array.shape}: expected {self._shape}")
+        if array.dtype == np.uint64:
+            array = array.clip(max=2**63 - 1)
+        return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _native_batch(spec: MazeSpec, num_envs: int, seed: int, threads: int) -> _maze.Batch:
+    board = np.array([list(row.encode()) for row in spec.board], dtype=np.uint8)
+    distance, radius = spec.start_goal_distance, spec.view_radius
+    return _maze.Batch(
+        map=board,
+        rooms=_quadrants(*board.shape),
+        actions=spec.actions,
+        closed_doors=spec.door_count,
+        door_glyph=ord(spec.door_glyph),
+        p_change=float(spec.p_change),
+        fixed_walls=spec.wall_count,
+        max_steps=spec.max_steps,
+        start_goal_distance=-1 if distance is None else distance,
+        view_radius=-1 if radius is None else radius,
+        num_envs=num_envs,
+        seed=seed,
+        threads=threads,
+    )
+
+
+def _quadrants(rows: int, cols: int) -> np.ndarray:
+    """The rooms of four-rooms, clockwise from the north-west: uint8 [rows, cols]. The walls between
+    them are theirs as well; nobody stands there when rooms matter."""
+    south = np.arange(rows)[:, None] > rows // 2
+    east = np.arange(cols)[None, :] > cols // 2
+    return np.where(south, np.where(east, 2, 3), np.where(east, 1, 0)).astype(np.uint8)
+
+
+def _check_integer(field: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{field} is {value!r}: expected an integer, {low} to {high}")
+
+
+def _checked(
+    name: str, value: torch.Tensor | np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]
+) -> np.ndarray:
+    tensor = torch.as_tensor(value)
+    if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+        raise ValueError(
+            f"{name} is {tensor.dtype} {tuple(tensor.shape)}: expected {dtype} {shape}"
+        )
+    return np.ascontiguousarray(tensor.numpy(force=True))

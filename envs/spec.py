@@ -1,0 +1,230 @@
+"""What a maze is: `MazeSpec`, its named maps, and the checks on both."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Real
+
+FOUR_ROOMS = (
+    ".....|.....",
+    ".....|.....",
+    ".....d.....",
+    ".....|.....",
+    ".....|.....",
+    "-d---|.....",
+    ".....|--d--",
+    ".....|.....",
+    ".....|.....",
+    ".....d.....",
+    ".....|.....",
+)
+CORRIDORS = ("-" * 13, *("|.d.d.d.d.d.|", "|d|d|d|d|d|d|") * 4, "|.d.d.d.d.d.|", "-" * 13)
+NAMED_MAPS = ("four-rooms", "corridors", "room")
+MAX_CELLS = 1024
+GLYPHS = "|- .d@>"
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1), (-1, 1), (1, 1), (1, -1), (-1, -1))
+
+
+@dataclass(frozen=True)
+class MazeSpec:
+    """The rules and the map of a maze; the defaults are the corridors of HRM-Agent (arXiv
+    2510.22832). Raises a one-line `ValueError` that names the field, its value and what is right.
+    """
+
+    map: str | tuple[str, ...] = "corridors"
+    """"four-rooms" (11 x 11), "corridors" (11 x 13), "room" (size x size), or the rows of your own
+    map: `|` and `-` wall, space rock, `.` floor, `d` doorway, `@` fixed start, `>` fixed goal."""
+
+    actions: int = 4
+    """4: north, east, south, west; 8: also north-east, south-east, south-west, north-west."""
+
+    closed_doors: int | None = None
+    """Doorways that are closed at any time (None: 1 in four-rooms, 5 in corridors, else 0)."""
+
+    p_change: float = 0.05
+    """Probability per step that all closed doors are drawn again."""
+
+    fixed_walls: int | None = None
+    """Doorways walled up for an episode, never cutting start from goal (None: 10 in corridors)."""
+
+    max_steps: int = 80
+    """Steps after which an episode is truncated."""
+
+    size: int | None = None
+    """Rows and columns of the map "room", 2 to 32 (None: 9); for no other map."""
+
+    start_goal_distance: int | None = None
+    """Four-rooms only: goal in the start's room (0), an adjacent (1) or the opposite (2) room."""
+
+    crop_wall: bool = False
+    """Leave out the outer ring of cells where all of it is wall."""
+
+    view_radius: int | None = None
+    """Cells more than this many rows or columns from the agent look like `?` (None: all seen)."""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        board = self.board
+        _check_board(board)
+        _check_connected(board, self.actions)
+        doorways = sum(row.count("d") for row in board)
+        if self.map == "four-rooms" and self.wall_count > 0:
+            raise ValueError(
+                f"fixed_walls is {self.fixed_walls}: expected 0 on four-rooms, whose closed doors "
+                "are drawn as walls"
+            )
+        if self.door_count > doorways:
+            raise ValueError(f"closed_doors is {self.door_count}: expected 0 to {doorways}")
+        if self.door_count + self.wall_count > doorways:
+            most = doorways - self.door_count
+            raise ValueError(f"fixed_walls is {self.wall_count}: expected 0 to {most}")
+
+    @cached_property
+    def board(self) -> tuple[str, ...]:
+        """The rows of the base map after cropping, `d` at every doorway."""
+        rows = _base_rows(self)
+        if not self.crop_wall or len(rows) < 3 or min(map(len, rows)) < 3:
+            return rows
+        ring = "".join([rows[0], rows[-1], *(row[0] + row[-1] for row in rows)])
+        return tuple(row[1:-1] for row in rows[1:-1]) if set(ring) <= set("|- ") else rows
+
+    @property
+    def rows(self) -> int:
+        """Rows of the board."""
+        return len(self.board)
+
+    @property
+    def cols(self) -> int:
+        """Columns of the board."""
+        return len(self.board[0])
+
+    @property
+    def cells(self) -> int:
+        """Cells of the board, the length of one observation."""
+        return self.rows * self.cols
+
+    @property
+    def door_count(self) -> int:
+        """`closed_doors` with the map's default filled in."""
+        if self.closed_doors is not None:
+            return self.closed_doors
+        return {"four-rooms": 1, "corridors": 5}.get(_name(self.map), 0)
+
+    @property
+    def wall_count(self) -> int:
+        """`fixed_walls` with the map's default filled in."""
+        if self.fixed_walls is not None:
+            return self.fixed_walls
+        return 10 if self.map == "corridors" else 0
+
+    @property
+    def door_glyph(self) -> str:
+        """How a closed door is drawn."""
+        return "|" if self.map == "four-rooms" else "#"
+
+
+def _name(map_: str | tuple[str, ...]) -> str:
+    return map_ if isinstance(map_, str) else ""
+
+
+def _base_rows(spec: MazeSpec) -> tuple[str, ...]:
+    if spec.map == "four-rooms":
+        return FOUR_ROOMS
+    if spec.map == "corridors":
+        return CORRIDORS
+    if spec.map == "room":
+        side = 9 if spec.size is None else spec.size
+        return ("." * side,) * side
+    return tuple(spec.map.strip("\n").split("\n")) if isinstance(spec.map, str) else spec.map
+
+
+def _check_integer(field: str, value: object, low: int, high: int) -> None:
+    expected = f"expected {low} to {high}" if high < 2**31 - 1 else f"expected {low} or more"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{field} is {value!r}: expected an integer, {expected[9:]}")
+    if not low <= value <= high:
+        raise ValueError(f"{field} is {value}: {expected}")
+
+
+def _check_numbers(spec: MazeSpec) -> None:
+    _check_integer("actions", spec.actions, 4, 8)
+    if spec.actions not in (4, 8):
+        raise ValueError(f"actions is {spec.actions}: expected 4 or 8")
+    _check_integer("max_steps", spec.max_steps, 1, 2**31 - 1)
+    ranges = {
+        "closed_doors": (0, MAX_CELLS),
+        "fixed_walls": (0, MAX_CELLS),
+        "size": (2, 32),
+        "start_goal_distance": (0, 2),
+        "view_radius": (0, MAX_CELLS),
+    }
+    for field, (low, high) in ranges.items():
+        if getattr(spec, field) is not None:
+            _check_integer(field, getattr(spec, field), low, high)
+    p = spec.p_change
+    if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p <= 1:
+        raise ValueError(f"p_change is {p!r}: expected 0 to 1")
+    if not isinstance(spec.crop_wall, bool):
+        raise ValueError(f"crop_wall is {spec.crop_wall!r}: expected True or False")
+    _check_map_type(spec.map)
+    if spec.size is not None and spec.map != "room":
+        raise ValueError(f"size is {spec.size}: expected None unless map is 'room'")
+    if spec.start_goal_distance is not None and spec.map != "four-rooms":
+        raise ValueError(
+            f"start_goal_distance is {spec.start_goal_distance}: expected None unless map is "
+            "'four-rooms'"
+        )
+
+
+def _check_map_type(map_: object) -> None:
+    if isinstance(map_, str):
+        if map_ in NAMED_MAPS or "\n" in map_:
+            return
+        names = ", ".join(repr(name) for name in NAMED_MAPS)
+        raise ValueError(f"map is {map_!r}: expected {names} or the rows of a map")
+    if not isinstance(map_, tuple) or not all(isinstance(row, str) for row in map_):
+        raise ValueError(f"map is {map_!r}: expected a name or a tuple of strings")
+
+
+def _check_board(board: tuple[str, ...]) -> None:
+    if not board or not board[0]:
+        raise ValueError("map is empty: expected rows of cells")
+    for row, line in enumerate(board):
+        if len(line) != len(board[0]):
+            raise ValueError(
+                f"map row {row} has {len(line)} cells: expected {len(board[0])} as in row 0"
+            )
+        for col, glyph in enumerate(line):
+            if glyph not in GLYPHS:
+                raise ValueError(f"map row {row} column {col} is {glyph!r}: expected '{GLYPHS}'")
+    if len(board) * len(board[0]) > MAX_CELLS:
+        raise ValueError(
+            f"map has {len(board)} x {len(board[0])} cells: expected at most {MAX_CELLS}"
+        )
+    text = "".join(board)
+    for glyph, what in (("@", "starts"), (">", "goals")):
+        if text.count(glyph) > 1:
+            raise ValueError(f"map has {text.count(glyph)} {what} '{glyph}': expected at most 1")
+    floor = sum(text.count(glyph) for glyph in ".@>")
+    if floor < 2:
+        raise ValueError(f"map has {floor} floor cells: expected at least 2")
+
+
+def _check_connected(board: tuple[str, ...], actions: int) -> None:
+    unseen = {
+        (row, col)
+        for row, line in enumerate(board)
+        for col, glyph in enumerate(line)
+        if glyph in ".d@>"
+    }
+    waiting = [min(unseen)]
+    while waiting:
+        row, col = waiting.pop()
+        unseen.discard((row, col))
+        near = {(row + dr, col + dc) for dr, dc in MOVES[:actions]}
+        waiting += near & unseen
+    if unseen:
+        row, col = min(unseen)
+        raise ValueError(
+            f"map row {row} column {col} cannot be reached: expected all floor to be connected "
+            "with the doors open"
+        )

@@ -1,0 +1,115 @@
+"""Builds the native modules. Metadata lives in pyproject.toml.
+
+A ninja file is written for each module; its rules read the compilers' own dependency files, so
+editing a header rebuilds exactly what includes it. No torch is needed here and none is linked. CUDA
+sources join where nvcc is found (HRM_FAST_CUDA=0 leaves them out); g++ or clang++ alone is enough.
+HRM_FAST_SANITIZE=1 builds with AddressSanitizer and UBSan.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+GPU_ARCHITECTURES = (80, 90, 100)
+
+
+def find_ninja() -> str:
+    try:
+        import ninja  # noqa: PLC0415  (a build requirement; a system ninja serves as well)
+
+        return str(Path(ninja.BIN_DIR) / "ninja")
+    except ImportError:
+        return shutil.which("ninja") or sys.exit("ninja not found: pip install ninja")
+
+
+def find_nvcc() -> str | None:
+    if os.environ.get("HRM_FAST_CUDA") == "0":
+        return None
+    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
+def gencode(nvcc: str) -> list[str]:
+    """Machine code for every architecture this nvcc knows, PTX of the newest for later ones."""
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
+    known = [a for a in GPU_ARCHITECTURES if f"compute_{a}" in listed.stdout.split()]
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in known]
+    return [*flags, f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}"]
+
+
+def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
+    cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or "clang++"
+    mac = sys.platform == "darwin"
+    include = [f"-I{ROOT / 'csrc'}", f"-I{pybind11.get_include()}"]
+    include += [f"-I{sysconfig.get_path('include')}"]
+    flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
+    if os.environ.get("HRM_FAST_SANITIZE") == "1":
+        sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+        flags += ["-O1", "-g", "-fno-omit-frame-pointer", *sanitize]
+        nvcc = None
+    else:
+        sanitize = []
+        flags += ["-O3", "-DNDEBUG"]
+    link = ["-bundle", "-undefined", "dynamic_lookup"] if mac else ["-shared", "-pthread"]
+    link_command = f"{cxx} {' '.join(link + sanitize)} $in -o $out"
+    if nvcc:
+        flags.append("-DHRM_FAST_CUDA=1")
+        link_command = f"{nvcc} -shared --cudart static -Xcompiler -pthread $in -o $out"
+    else:
+        sources = [s for s in sources if s.suffix != ".cu"]
+    rules = [
+        f"rule cxx\n  command = {cxx} {' '.join(flags + include)} -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d\n  deps = gcc\n  description = c++ $in",
+        f"rule link\n  command = {link_command}\n  description = link $out",
+    ]
+    if nvcc:
+        cuda_flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC"]
+        cuda_flags += [f"-I{ROOT / 'csrc'}", *gencode(nvcc)]
+        rules += [
+            f"rule cuda\n  command = {nvcc} {' '.join(cuda_flags)} -MD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d\n  deps = gcc\n  description = nvcc $in",
+        ]
+
+    def quote(path: object) -> str:
+        return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+    objects = [quote(f"{s.relative_to(ROOT / 'csrc').as_posix()}.o") for s in sources]
+    builds = [
+        f"build {o}: {'cuda' if s.suffix == '.cu' else 'cxx'} {quote(s)}"
+        for o, s in zip(objects, sources, strict=True)
+    ]
+    return "\n".join([*rules, *builds, f"build {quote(target)}: link {' '.join(objects)}", ""])
+
+
+class NinjaBuild(build_ext):
+    """`build_ext` that hands each extension to ninja."""
+
+    def build_extension(self, ext: Extension) -> None:
+        nvcc = find_nvcc()
+        if nvcc is None:
+            print("nvcc not found: the CUDA kernels are left out")
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kind = "sanitize" if os.environ.get("HRM_FAST_SANITIZE") == "1" else "native"
+        # in the tree, not in setuptools' temporary folder: a second build starts from the first
+        folder = ROOT / "build" / f"{kind}-{sys.implementation.cache_tag}" / ext.name
+        folder.mkdir(parents=True, exist_ok=True)
+        sources = [ROOT / s for s in ext.sources]
+        (folder / "build.ninja").write_text(ninja_file(sources, target, nvcc))
+        subprocess.run([find_ninja(), "-C", str(folder), str(target)], check=True)
+
+
+def module(name: str, room: str) -> Extension:
+    folder = ROOT / "csrc" / room
+    sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.cu")])
+    return Extension(name, [s.relative_to(ROOT).as_posix() for s in sources])
+
+
+setup(ext_modules=[module("envs._maze", "maze")], cmdclass={"build_ext": NinjaBuild})

@@ -1,0 +1,8 @@
+"""Shared by all tests: the repository's root is importable, and torch keeps to itself."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # profiling/ is not installed
