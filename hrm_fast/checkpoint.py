@@ -1,0 +1,82 @@
+"""Weights under the published code's names, in and out.
+
+HRM-Agent and sapientinc/HRM share these names; a `_orig_mod.` (torch.compile) may stand in front.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from hrm_fast.config import HRMConfig
+from hrm_fast.model import HRM
+
+PREFIX = "model.inner."
+LM_HEAD = "lm_head.weight"
+HALT = {"q_head.weight": "halt_head.weight", "q_head.bias": "halt_head.bias"}
+BLOCK = {
+    "self_attn.qkv_proj.weight": "qkv",
+    "self_attn.o_proj.weight": "out",
+    "mlp.gate_up_proj.weight": "gate_up",
+    "mlp.down_proj.weight": "down",
+}
+
+
+def names(config: HRMConfig) -> dict[str, str]:
+    """Published name (without `model.inner.`) -> ours, for this shape."""
+    table = {
+        "H_init": "start_H",
+        "L_init": "start_L",
+        "embed_tokens.embedding_weight": "embed",
+        "puzzle_emb.weights": "puzzle",
+        LM_HEAD: "q_head",
+    }
+    if "learned" in config.positions:
+        table["embed_pos.embedding_weight"] = "position"
+    for ours, layers in (("H", config.h_layers), ("L", config.l_layers)):
+        for i in range(layers):
+            for name, field in BLOCK.items():
+                table[f"{ours}_level.layers.{i}.{name}"] = f"{ours}.{i}.{field}"
+    return table | (HALT if config.halting else {})
+
+
+def from_reference(state_dict: Mapping[str, torch.Tensor], config: HRMConfig) -> HRM:
+    """An HRM with the weights of a checkpoint of the published code, converted to float32.
+
+    The Q head keeps the first `actions` rows of `lm_head`; `q_head` (halting) is taken only where
+    `config.halting`. ValueError: a tensor that is missing, unknown or of another shape.
+    """
+    given = {name.removeprefix("_orig_mod."): value for name, value in state_dict.items()}
+    hrm = HRM(config)
+    own = hrm.state_dict()
+    table = names(config)
+    known = {PREFIX + name for name in (*table, *HALT)}
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{name} is in the checkpoint: expected no tensor of that name")
+    shapes = {name: list(value.shape) for name, value in to_reference(hrm).items()}
+    for name, ours in table.items():
+        if PREFIX + name not in given:
+            raise ValueError(f"{PREFIX}{name} is missing: expected {shapes[PREFIX + name]}")
+        value = given[PREFIX + name]
+        if list(value.shape) != shapes[PREFIX + name]:
+            raise ValueError(
+                f"{PREFIX}{name} is {list(value.shape)}: expected {shapes[PREFIX + name]}"
+            )
+        own[ours].copy_(value[: config.actions] if name == LM_HEAD else value.view_as(own[ours]))
+    return hrm
+
+
+def to_reference(hrm: HRM) -> dict[str, torch.Tensor]:
+    """The weights under the published names, the inverse of `from_reference`.
+
+    `lm_head` gets its unread rows as zeros, and `q_head` its initial values where halting is off.
+    """
+    own = hrm.state_dict()
+    given = {PREFIX + name: own[ours].clone() for name, ours in names(hrm.config).items()}
+    lm_head = torch.zeros_like(own["embed"])
+    lm_head[: hrm.config.actions] = own["q_head"]
+    given[PREFIX + LM_HEAD] = lm_head
+    given[PREFIX + "puzzle_emb.weights"].unsqueeze_(0)
+    given.setdefault(PREFIX + "q_head.weight", lm_head.new_zeros(2, hrm.config.width))
+    given.setdefault(PREFIX + "q_head.bias", lm_head.new_full((2,), -5.0))
+    return given

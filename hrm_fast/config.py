@@ -1,0 +1,141 @@
+"""The shape of an HRM, as one frozen dataclass whose defaults are the published shape."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Positions = Literal["rope", "rope2d", "learned", "rope2d+learned"]
+QToken = Literal["last", "agent", "mean"]
+CarryMode = Literal["reset", "carry", "full"]
+Kernels = Literal["auto", "reference", "triton", "cuda", "cpu"]
+DType = Literal["float32", "bfloat16"]
+
+CHOICES = {
+    "positions": get_args(Positions),
+    "q_token": get_args(QToken),
+    "carry": get_args(CarryMode),
+    "kernels": get_args(Kernels),
+    "dtype": get_args(DType),
+}
+COUNTS = ("cells", "actions", "width", "heads", "h_layers", "l_layers", "h_cycles", "l_cycles")
+OPTIONAL_COUNTS = ("vocab", "inner", "columns")
+
+
+@dataclass(frozen=True)
+class HRMConfig:
+    """The model's shape; every field is checked here, before any tensor is made."""
+
+    cells: int = 143
+    """Board cells, one token each; a learned puzzle token stands in front of them."""
+    actions: int = 4
+    """Number of actions, one Q value each."""
+    vocab: int | None = None
+    """Rows of the embedding table (None: 127 + actions, the published rule)."""
+    width: int = 64
+    """Numbers per token, D."""
+    heads: int = 2
+    """Attention heads; they divide the width."""
+    expansion: float = 4.0
+    """SwiGLU expansion, from which the inner width follows where `inner` is None."""
+    inner: int | None = None
+    """SwiGLU inner width (None: expansion * width * 2/3, rounded up to a multiple of 256)."""
+    h_layers: int = 4
+    """Blocks of the high (slow) level."""
+    l_layers: int = 4
+    """Blocks of the low (fast) level."""
+    h_cycles: int = 2
+    """Calls of the high level per segment."""
+    l_cycles: int = 2
+    """Calls of the low level per call of the high level."""
+    segments: int = 8
+    """Segments per decision, S."""
+    positions: Positions = "rope"
+    """How tokens know their place: rotation by index or by row and column, or a learned vector."""
+    columns: int | None = None
+    """Columns of the board; the rope2d positions need them."""
+    rope_base: float = 10000.0
+    """Base of the rotation's frequencies; small boards want a small one."""
+    q_token: QToken = "last"
+    """Token that the Q values are read from: the last, the agent's ('@'), or the mean of all."""
+    carry: CarryMode = "carry"
+    """What one decision hands to the next: nothing, the last token's z, or every token's z."""
+    zero_head: bool = False
+    """Start with all Q values at zero."""
+    halting: bool = False
+    """Adaptive computation time: a board's decision ends once its halt logit wins."""
+    kernels: Kernels = "auto"
+    """Implementation of the blocks, read once when the model is built."""
+    dtype: DType = "float32"
+    """Arithmetic of the blocks; weights are kept in float32 either way."""
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                bad(name, value, " or ".join(map(repr, choices)))
+        for name in (*COUNTS, "segments"):
+            check_count(name, getattr(self, name))
+        for name in OPTIONAL_COUNTS:
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        for name in ("expansion", "rope_base"):
+            check_positive(name, getattr(self, name))
+        for name in ("zero_head", "halting"):
+            if not isinstance(getattr(self, name), bool):
+                bad(name, getattr(self, name), "True or False")
+        self._check_shape()
+
+    def _check_shape(self) -> None:
+        if self.width % self.heads:
+            bad("heads", self.heads, f"a divisor of width {self.width}")
+        if self.positions == "rope" and self.head_size % 2:
+            bad("heads", self.heads, f"width {self.width} / heads to be even for 'rope'")
+        if "rope2d" in self.positions:
+            if self.head_size % 4:
+                what = f"width {self.width} / heads to be a multiple of 4 for {self.positions!r}"
+                bad("heads", self.heads, what)
+            if self.columns is None or self.cells % self.columns:
+                bad("columns", self.columns, f"a divisor of cells {self.cells}")
+        if self.q_token == "agent" and self.vocab_size <= AGENT:
+            bad("vocab", self.vocab, f"more than {AGENT}, the agent's code")
+
+    @property
+    def tokens(self) -> int:
+        """T: the cells and the puzzle token."""
+        return self.cells + 1
+
+    @property
+    def head_size(self) -> int:
+        """K: numbers per head."""
+        return self.width // self.heads
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table."""
+        return 127 + self.actions if self.vocab is None else self.vocab
+
+    @property
+    def inner_width(self) -> int:
+        """F: the SwiGLU's inner width."""
+        if self.inner is not None:
+            return self.inner
+        return -(-round(self.expansion * self.width * 2 / 3) // 256) * 256
+
+
+AGENT = ord("@")
+
+
+def bad(name: str, value: Any, expected: str) -> None:
+    """Raise the one-line ValueError that every bad field gets."""
+    raise ValueError(f"{name} is {value!r}: expected {expected}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise unless `value` is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        bad(name, value, "an integer of 1 or more")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number above 0."""
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+        bad(name, value, "a finite number above 0")

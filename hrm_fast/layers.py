@@ -1,0 +1,87 @@
+"""What the model is made of: one block's weights, position tables, the initialisation."""
+
+import torch
+from torch import nn
+
+from hrm_fast.config import HRMConfig
+from kernels.attention_block import Rope, attention_block
+from kernels.swiglu_block import swiglu_block
+
+# A normal cut at two sigma has this standard deviation in sigmas.
+CUT_STD = 0.87962566103423978
+
+BlockWeights = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def truncated_normal(*shape: int, std: float) -> torch.Tensor:
+    """Normal numbers cut at two sigma whose *resulting* deviation is `std`, as in JAX and flax."""
+    sigma = std / CUT_STD
+    return nn.init.trunc_normal_(torch.empty(shape), std=sigma, a=-2 * sigma, b=2 * sigma)
+
+
+def weight(rows: int, columns: int) -> nn.Parameter:
+    """A matrix [rows, columns] with deviation 1 / sqrt(columns)."""
+    return nn.Parameter(truncated_normal(rows, columns, std=columns**-0.5))
+
+
+class Block(nn.Module):
+    """The four matrices of one attention block and the SwiGLU block behind it."""
+
+    def __init__(self, config: HRMConfig) -> None:
+        super().__init__()
+        width, inner = config.width, config.inner_width
+        self.qkv = weight(3 * width, width)
+        self.out = weight(width, width)
+        self.gate_up = weight(2 * inner, width)
+        self.down = weight(width, inner)
+
+    def weights(self, dtype: torch.dtype) -> BlockWeights:
+        """qkv [3 D, D], out [D, D], gate_up [2 F, D], down [D, F] in the arithmetic's dtype."""
+        return (
+            self.qkv.to(dtype),
+            self.out.to(dtype),
+            self.gate_up.to(dtype),
+            self.down.to(dtype),
+        )
+
+
+def level(
+    x: torch.Tensor, blocks: list[BlockWeights], heads: int, rope: Rope | None
+) -> torch.Tensor:
+    """One call of a level: its blocks in turn on x = z + injection  [B, T, D]."""
+    for qkv, out, gate_up, down in blocks:
+        x = swiglu_block(attention_block(x, qkv, out, heads, rope), gate_up, down)
+    return x
+
+
+def rope_tables(config: HRMConfig) -> Rope | None:
+    """cos and sin [T, 1, K] of every token's angles, or None for learned positions alone.
+
+    "rope": token t turns pair i by t * base^(-2 i / K), the puzzle token being t = 0.
+    "rope2d": the first half of the pairs turns with the row, the second with the column; the
+    puzzle token sits at (0, 0), the board's first cell at (1, 1).
+    The first half of sin carries the rotation's minus sign (see `kernels.attention_block.rotate`).
+    """
+    if config.positions == "learned":
+        return None
+    if config.positions == "rope":
+        angle = turns(torch.arange(config.tokens), config.head_size // 2, config.rope_base)
+    else:
+        assert config.columns is not None
+        cell = torch.arange(config.cells)
+        place = torch.stack((cell // config.columns, cell % config.columns)) + 1
+        row, column = torch.cat((torch.zeros(2, 1, dtype=torch.int64), place), dim=1)
+        pairs = config.head_size // 4
+        by_row, by_column = (turns(p, pairs, config.rope_base) for p in (row, column))
+        angle = torch.cat((by_row, by_column), dim=1)
+    cos, sin = angle.cos(), angle.sin()  # [T, K/2]
+    return torch.cat((cos, cos), 1).unsqueeze(1), torch.cat((-sin, sin), 1).unsqueeze(1)
+
+
+def turns(position: torch.Tensor, pairs: int, base: float) -> torch.Tensor:
+    """Angles [T, pairs]: position times base^(-i / pairs).
+
+    In float32, as the published code does it: its angles are off by up to 4e-6 radians at 143
+    tokens, which alone would take a second decision more than 1e-5 away from its values.
+    """
+    return position.float()[:, None] * (1.0 / base ** (torch.arange(pairs).float() / pairs))

@@ -1,0 +1,228 @@
+"""The Hierarchical Reasoning Model with a Q head: segments, decisions, Carry modes.
+
+A *segment* is one pass that can carry gradient; a *decision* is S segments from one start. What
+a decision hands to the next decision of the same maze is its *seed*.
+
+Sources: HRM, arXiv 2506.21734; HRM-Agent, arXiv 2510.22832.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hrm_fast.config import AGENT, HRMConfig
+from hrm_fast.layers import Block, BlockWeights, level, rope_tables, truncated_normal, weight
+from kernels.attention_block import Rope
+
+
+class Carry(NamedTuple):
+    """The two states [B, T, D] between segments, or a seed [B, *HRM.seed_shape]."""
+
+    z_H: torch.Tensor
+    z_L: torch.Tensor
+
+
+class Arithmetic(NamedTuple):
+    """The parameters in the dtype that the blocks compute in, cast once per use."""
+
+    H: list[BlockWeights]
+    L: list[BlockWeights]
+    rope: Rope | None
+
+
+class HRM(nn.Module):
+    """The model; `puzzle` [D] is its only parameter that wants an optimiser of its own.
+
+    `start_H` and `start_L` [D] are the fixed random states that a first decision starts from.
+    """
+
+    start_H: torch.Tensor
+    start_L: torch.Tensor
+    rope_cos: torch.Tensor | None
+    rope_sin: torch.Tensor | None
+
+    def __init__(self, config: HRMConfig) -> None:
+        """Build with fresh random weights; ValueError for kernels that do not exist yet."""
+        super().__init__()
+        if config.kernels not in ("auto", "reference"):
+            raise ValueError(
+                f"kernels is {config.kernels!r}, not in this version: "
+                "expected 'auto' or 'reference'"
+            )
+        self.config = config
+        width = config.width
+        self.embed = nn.Parameter(truncated_normal(config.vocab_size, width, std=width**-0.5))
+        self.position: nn.Parameter | None = None
+        if "learned" in config.positions:
+            self.position = nn.Parameter(truncated_normal(config.tokens, width, std=width**-0.5))
+        self.puzzle = nn.Parameter(torch.zeros(width))
+        self.L = nn.ModuleList(Block(config) for _ in range(config.l_layers))
+        self.H = nn.ModuleList(Block(config) for _ in range(config.h_layers))
+        self.q_head = weight(config.actions, width)
+        if config.zero_head:
+            nn.init.zeros_(self.q_head)
+        if config.halting:
+            self.halt_head = nn.Linear(width, 2)
+            nn.init.zeros_(self.halt_head.weight)
+            nn.init.constant_(self.halt_head.bias, -5.0)
+        self.register_buffer("start_H", truncated_normal(width, std=1.0))
+        self.register_buffer("start_L", truncated_normal(width, std=1.0))
+        cos, sin = rope_tables(config) or (None, None)
+        self.register_buffer("rope_cos", cos, persistent=False)
+        self.register_buffer("rope_sin", sin, persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of the states: bfloat16, or that of the weights."""
+        return torch.bfloat16 if self.config.dtype == "bfloat16" else self.embed.dtype
+
+    @property
+    def seed_shape(self) -> tuple[int, ...]:
+        """Shape of one maze's seed: (D,), (T, D) for full carry, (0,) where nothing is carried."""
+        width = self.config.width
+        return {"reset": (0,), "carry": (width,), "full": (self.config.tokens, width)}[
+            self.config.carry
+        ]
+
+    def start(self, batch: int) -> Carry:
+        """The start states of `batch` boards, [B, T, D] views of `start_H` and `start_L`."""
+        shape = (batch, self.config.tokens, self.config.width)
+        return Carry(
+            self.start_H.to(self.dtype).expand(shape), self.start_L.to(self.dtype).expand(shape)
+        )
+
+    def seed(self, carry: Carry) -> Carry:
+        """What to keep of a decision's carry for the next decision: [B, *seed_shape]."""
+        if self.config.carry == "full":
+            return carry
+        size = self.seed_shape[0]
+        return Carry(carry.z_H[:, -1, :size], carry.z_L[:, -1, :size])
+
+    def start_seed(self, batch: int) -> Carry:
+        """The seed of an episode's first decision: the start states as [B, *seed_shape]."""
+        return self.seed(self.start(batch))
+
+    def carry_from(self, seed: Carry | tuple[torch.Tensor, torch.Tensor]) -> Carry:
+        """The carry [B, T, D] that a decision starts from, given its seed [B, *seed_shape]."""
+        z_H, z_L = seed
+        if z_H.shape[1:] != self.seed_shape or z_L.shape != z_H.shape:
+            raise ValueError(
+                f"seed is {list(z_H.shape)} and {list(z_L.shape)}: "
+                f"expected [B, {', '.join(map(str, self.seed_shape))}] twice"
+            )
+        if self.config.carry == "reset":
+            return self.start(len(z_H))
+        if self.config.carry == "full":
+            return Carry(z_H.to(self.dtype), z_L.to(self.dtype))
+        shape = (len(z_H), self.config.tokens, self.config.width)
+        z_H, z_L = (z.to(self.dtype).unsqueeze(1).expand(shape) for z in (z_H, z_L))
+        return Carry(z_H, z_L)
+
+    def segment(self, carry: Carry, tokens: torch.Tensor) -> tuple[Carry, torch.Tensor]:
+        """One segment of H_cycles x L_cycles; only its last L and its last H call carry gradient.
+
+        tokens uint8 [B, cells]; returns the detached carry and q float32 [B, A].
+        """
+        carry = self.think(carry, tokens)
+        q = self.q_values(carry.z_H, tokens)
+        return Carry(carry.z_H.detach(), carry.z_L.detach()), q
+
+    def think(self, carry: Carry, tokens: torch.Tensor) -> Carry:
+        """The states of `segment` with their gradient, for losses on other heads than Q."""
+        self._check(carry, tokens)
+        return self._segment(carry, self.embedding(tokens), self._arithmetic())
+
+    @torch.no_grad()
+    def decide(
+        self,
+        tokens: torch.Tensor,
+        seed: Carry | tuple[torch.Tensor, torch.Tensor] | None = None,
+        segments: int | None = None,
+    ) -> tuple[torch.Tensor, Carry]:
+        """Q values float32 [B, A] and carry after S segments without gradient.
+
+        tokens uint8 [B, cells]; seed [B, *seed_shape] twice, None for the start states;
+        segments None: the config's S, and with halting on, fewer on boards that halt.
+        """
+        carry = self.start(len(tokens)) if seed is None else self.carry_from(seed)
+        self._check(carry, tokens)
+        e, arithmetic = self.embedding(tokens), self._arithmetic()
+        if self.config.halting and segments is None:
+            carry = self._until_halted(carry, e, arithmetic)
+        else:
+            for _ in range(self.config.segments if segments is None else segments):
+                carry = self._segment(carry, e, arithmetic)
+        return self.q_values(carry.z_H, tokens), carry
+
+    def embedding(self, tokens: torch.Tensor) -> torch.Tensor:
+        """e [B, T, D] of tokens uint8 [B, cells]: sqrt(D) * [puzzle, embed(tokens)].
+
+        With learned positions sqrt(D / 2) * ([puzzle, embed(tokens)] + position).
+        """
+        scale = self.config.width**0.5 if self.position is None else (self.config.width / 2) ** 0.5
+        table = torch.cat((self.puzzle.unsqueeze(0), self.embed)) * scale  # row 0 is the puzzle
+        e = F.embedding(F.pad(tokens.int() + 1, (1, 0)), table)
+        if self.position is not None:
+            e = e + self.position * scale
+        return e.to(self.dtype)
+
+    def q_values(self, z_H: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """q float32 [B, A] of the states z_H [B, T, D], read at the token that the config names."""
+        if self.config.q_token == "mean":
+            z = z_H.mean(1)
+        elif self.config.q_token == "agent":
+            at = (tokens == AGENT).to(torch.uint8).argmax(1) + 1  # the puzzle token is 0
+            z = z_H[torch.arange(len(at), device=at.device), at]
+        else:
+            z = z_H[:, -1]
+        return F.linear(z.to(self.q_head.dtype), self.q_head)
+
+    def halt_logits(self, carry: Carry) -> torch.Tensor:
+        """(halt, continue) logits float32 [B, 2], read from z_H of the puzzle token.
+
+        Read from `think`'s carry, their loss trains the body too; `segment`'s is detached.
+        """
+        return self.halt_head(carry.z_H[:, 0].to(self.halt_head.weight.dtype))
+
+    def _segment(self, carry: Carry, e: torch.Tensor, arithmetic: Arithmetic) -> Carry:
+        z_H, z_L = carry
+        heads, rope, config = self.config.heads, arithmetic.rope, self.config
+        for h in range(config.h_cycles):
+            last_h = h == config.h_cycles - 1
+            injection = z_H + e
+            for l_ in range(config.l_cycles):
+                with torch.set_grad_enabled(
+                    torch.is_grad_enabled() and last_h and l_ == config.l_cycles - 1
+                ):
+                    z_L = level(z_L + injection, arithmetic.L, heads, rope)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and last_h):
+                z_H = level(z_H + z_L, arithmetic.H, heads, rope)
+        return Carry(z_H, z_L)
+
+    def _until_halted(self, carry: Carry, e: torch.Tensor, arithmetic: Arithmetic) -> Carry:
+        halted = torch.zeros(len(e), 1, 1, dtype=torch.bool, device=e.device)
+        for _ in range(self.config.segments):
+            new = self._segment(carry, e, arithmetic)
+            z_H, z_L = (torch.where(halted, *pair) for pair in zip(carry, new, strict=True))
+            carry = Carry(z_H, z_L)
+            halt, proceed = self.halt_logits(carry).unbind(1)
+            halted = halted | (halt > proceed)[:, None, None]
+            if halted.all():
+                break
+        return carry
+
+    def _arithmetic(self) -> Arithmetic:
+        H, L = ([block.weights(self.dtype) for block in blocks] for blocks in (self.H, self.L))  # type: ignore[operator]
+        if self.rope_cos is None or self.rope_sin is None:
+            return Arithmetic(H, L, None)
+        return Arithmetic(H, L, (self.rope_cos.to(self.dtype), self.rope_sin.to(self.dtype)))
+
+    def _check(self, carry: Carry, tokens: torch.Tensor) -> None:
+        expected = (len(carry.z_H), self.config.cells)
+        if tokens.dtype != torch.uint8 or tokens.shape != expected:
+            raise ValueError(
+                f"tokens is {tokens.dtype} {list(tokens.shape)}: "
+                f"expected torch.uint8 {list(expected)}"
+            )

@@ -1,0 +1,298 @@
+"""The model by itself: gradients, decisions, Carry modes, positions, halting, bad input."""
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hrm_fast import HRM, Carry, HRMConfig, halting_loss
+from hrm_fast.layers import level, rope_tables, truncated_normal
+from kernels.attention_block import attend, attention_block_reference, rotate
+from kernels.rms_norm import rms_norm
+from kernels.swiglu_block import swiglu_block_reference
+
+TINY = HRMConfig(
+    cells=12, columns=4, width=8, heads=2, inner=6, h_layers=1, l_layers=2, segments=3
+)  # fmt: skip
+POSITIONS = ("rope", "rope2d", "learned", "rope2d+learned")
+
+
+def model(seed: int = 0, **changes: Any) -> HRM:
+    torch.manual_seed(seed)
+    return HRM(replace(TINY, **changes))
+
+
+def boards(batch: int, cells: int = 12) -> torch.Tensor:
+    """Floor everywhere, one agent and one goal per board, at different cells."""
+    tokens = torch.full((batch, cells), ord("."), dtype=torch.uint8)
+    place = torch.stack([torch.randperm(cells)[:2] for _ in range(batch)])
+    tokens[torch.arange(batch), place[:, 0]] = ord("@")
+    tokens[torch.arange(batch), place[:, 1]] = ord(">")
+    return tokens
+
+
+def random_carry(hrm: HRM, batch: int) -> Carry:
+    shape = (batch, hrm.config.tokens, hrm.config.width)
+    return Carry(*torch.randn(2, *shape, dtype=hrm.dtype).unbind())
+
+
+def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("q_token", ["last", "agent", "mean"])
+def test_gradients_against_central_differences(positions: str, q_token: str) -> None:
+    """One cycle, where the 1-step gradient is the whole gradient, in float64."""
+    hrm = model(positions=positions, q_token=q_token, h_cycles=1, l_cycles=1).double()
+    tokens, carry, upstream = boards(3), random_carry(hrm, 3), torch.randn(3, 4).double()
+
+    def loss() -> torch.Tensor:
+        return (hrm.segment(carry, tokens)[1] * upstream).sum()
+
+    loss().backward()
+    for name, parameter in hrm.named_parameters():
+        assert parameter.grad is not None, name
+        direction, before = torch.randn_like(parameter), parameter.detach().clone()
+        at = []
+        for step in (1e-5, -1e-5):
+            parameter.data = before + step * direction
+            at.append(loss().item())
+        parameter.data = before
+        expected, actual = (at[0] - at[1]) / 2e-5, (parameter.grad * direction).sum().item()
+        assert actual == pytest.approx(expected, rel=1e-6, abs=1e-8), name
+
+
+def test_only_the_last_calls_carry_gradient() -> None:
+    """The gradient equals that of the last L and last H call alone, computed by hand."""
+    hrm = model(h_cycles=2, l_cycles=3).double()
+    tokens, carry = boards(3), random_carry(hrm, 3)
+    hrm.segment(carry, tokens)[1].square().sum().backward()
+    actual = {name: p.grad for name, p in hrm.named_parameters()}
+    hrm.zero_grad()
+
+    z_H, z_L = carry
+    weights = {m: [b.weights(torch.float64) for b in getattr(hrm, m)] for m in "HL"}
+    rope = (hrm.rope_cos, hrm.rope_sin)
+    with torch.no_grad():
+        e = hrm.embedding(tokens)
+        for _ in range(3):
+            z_L = level(z_L + (z_H + e), weights["L"], 2, rope)
+        z_H = level(z_H + z_L, weights["H"], 2, rope)
+        for _ in range(2):
+            z_L = level(z_L + (z_H + e), weights["L"], 2, rope)
+    z_L = level(z_L + (z_H + hrm.embedding(tokens)), weights["L"], 2, rope)
+    z_H = level(z_H + z_L, weights["H"], 2, rope)
+    F.linear(z_H[:, -1], hrm.q_head).square().sum().backward()
+    for name, parameter in hrm.named_parameters():
+        torch.testing.assert_close(actual[name], parameter.grad, msg=name)
+
+
+def test_the_carry_is_detached_and_inference_keeps_nothing() -> None:
+    hrm, tokens = model(), boards(2)
+    carry, q = hrm.segment(hrm.start(2), tokens)
+    assert q.requires_grad and not carry.z_H.requires_grad and not carry.z_L.requires_grad
+    with torch.no_grad():
+        assert not hrm.segment(carry, tokens)[1].requires_grad
+    assert not hrm.decide(tokens)[0].requires_grad
+
+
+@pytest.mark.parametrize("carry_mode", ["reset", "carry", "full"])
+@pytest.mark.parametrize("q_token", ["last", "agent", "mean"])
+def test_a_decision_is_its_segments(carry_mode: str, q_token: str) -> None:
+    hrm, tokens = model(carry=carry_mode, q_token=q_token), boards(5)
+    seed = Carry(*torch.randn(2, 5, *hrm.seed_shape).unbind())
+    for start, given in ((hrm.start(5), None), (hrm.carry_from(seed), seed)):
+        carry = start
+        for _ in range(3):
+            carry, q = hrm.segment(carry, tokens)
+        decided = hrm.decide(tokens, given)
+        assert torch.equal(decided[0], q) and same(decided[1], carry)
+    fewer = hrm.decide(tokens, segments=1)
+    assert same(fewer[1], hrm.segment(hrm.start(5), tokens)[0])
+
+
+def test_seeds() -> None:
+    carry = random_carry(model(), 3)
+    for mode, shape in (("reset", (0,)), ("carry", (8,)), ("full", (13, 8))):
+        hrm = model(carry=mode)
+        assert hrm.seed_shape == shape
+        assert hrm.seed(carry).z_H.shape == hrm.start_seed(3).z_L.shape == (3, *shape)
+        assert same(hrm.carry_from(hrm.start_seed(3)), hrm.start(3))
+    assert same(model(carry="full").carry_from(carry), carry)
+    hrm = model(carry="carry", q_token="agent")
+    z_H, z_L = hrm.carry_from(hrm.seed(carry))
+    for z, given in ((z_H, carry.z_H), (z_L, carry.z_L)):
+        assert torch.equal(z, given[:, -1:].expand_as(z))
+
+
+def test_q_token() -> None:
+    tokens = boards(4)
+    z = random_carry(model(), 4).z_H
+    agent = z[torch.arange(4), 1 + (tokens == 64).int().argmax(1)]
+    for token, expected in (("last", z[:, -1]), ("agent", agent), ("mean", z.mean(1))):
+        hrm = model(q_token=token)
+        torch.testing.assert_close(hrm.q_values(z, tokens), expected @ hrm.q_head.T)
+
+
+def test_embedding() -> None:
+    hrm, tokens = model(positions="learned"), boards(2)
+    torch.nn.init.normal_(hrm.puzzle)
+    plain = torch.cat((hrm.puzzle.expand(2, 1, -1), hrm.embed[tokens.long()]), 1)
+    assert hrm.position is not None
+    expected = math.sqrt(8) * math.sqrt(0.5) * (plain + hrm.position)
+    torch.testing.assert_close(hrm.embedding(tokens), expected)
+    hrm.position = None
+    torch.testing.assert_close(hrm.embedding(tokens), math.sqrt(8) * plain)
+
+
+def test_rope2d_sees_only_the_difference_of_rows_and_columns() -> None:
+    config = HRMConfig(cells=20, columns=5, width=32, positions="rope2d", rope_base=100.0)
+    cos, sin = (t.double() for t in rope_tables(config) or ())
+    q, k = torch.randn(2, 16).double()
+    turned_q, turned_k = (rotate(x.expand(1, 21, 1, 16), (cos, sin))[0, :, 0] for x in (q, k))
+    score = (turned_q @ turned_k.T)[1:, 1:].view(4, 5, 4, 5)
+    for dr, dc in ((0, 0), (1, 0), (0, 2), (2, 3)):
+        pairs = [score[r, c, r + dr, c + dc] for r in range(4 - dr) for c in range(5 - dc)]
+        torch.testing.assert_close(
+            torch.stack(pairs), pairs[0].expand(len(pairs)), rtol=0, atol=1e-5
+        )
+    assert abs(score[0, 0, 1, 0] - score[0, 0, 0, 1]) > 1e-3
+    assert torch.equal(cos[0], torch.ones(1, 16).double())  # the puzzle token does not turn
+    turn = 100.0 ** -(torch.arange(4) / 4).double()
+    last_cell = torch.cat((4 * turn, 5 * turn)).repeat(2)  # row 4, column 5, counted from 1
+    torch.testing.assert_close(cos[20, 0], last_cell.cos(), rtol=0, atol=1e-6)
+
+
+def test_rotation_and_blocks_as_written_in_the_paper() -> None:
+    x = torch.randn(2, 7, 12, dtype=torch.float64)
+    w_qkv, w_o = torch.randn(36, 12).double(), torch.randn(12, 12).double()
+    angle = torch.randn(7, 2).double()
+    cos, sin = angle.cos().repeat(1, 2)[:, None], torch.cat((-angle.sin(), angle.sin()), 1)[:, None]
+    mixed = []
+    for head in range(3):
+        q, k, v = (x @ w_qkv[at + 4 * head : at + 4 * head + 4].T for at in (0, 12, 24))
+        turned = [
+            torch.view_as_complex(torch.stack(a.split(2, -1), -1)) * torch.exp(1j * angle)
+            for a in (q, k)
+        ]
+        q, k = (torch.cat((a.real, a.imag), -1) for a in turned)
+        mixed.append((q @ k.mT / 2).softmax(-1) @ v)
+    y = x + torch.cat(mixed, -1) @ w_o.T
+    expected = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(attention_block_reference(x, w_qkv, w_o, 3, (cos, sin)), expected)
+
+    gate_up, down = torch.randn(10, 12).double(), torch.randn(12, 5).double()
+    gate, up = x @ gate_up[:5].T, x @ gate_up[5:].T
+    expected = rms_norm(x + (gate * gate.sigmoid() * up) @ down.T)
+    torch.testing.assert_close(swiglu_block_reference(x, gate_up, down), expected)
+
+
+@pytest.mark.parametrize("tokens", [5, 64, 65, 100])
+def test_both_ways_to_attend_agree(tokens: int) -> None:
+    q, k, v = torch.randn(3, 2, tokens, 2, 8, dtype=torch.float64)
+    expected = F.scaled_dot_product_attention(*(a.transpose(1, 2) for a in (q, k, v)))
+    torch.testing.assert_close(attend(q, k, v), expected.transpose(1, 2))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_bfloat16_loses_at_most_twice_what_autocast_loses(positions: str) -> None:
+    plain = model(positions=positions, width=32, inner=64)
+    half = HRM(replace(plain.config, dtype="bfloat16"))
+    half.load_state_dict(plain.state_dict())
+    exact = copy.deepcopy(plain).double()
+    tokens = boards(64)
+    expected = exact.segment(exact.start(64), tokens)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = plain.segment(plain.start(64), tokens)[1]
+    carry, q = half.segment(half.start(64), tokens)
+    assert q.dtype == torch.float32 and carry.z_H.dtype == torch.bfloat16
+    error, allowed = ((value - expected).square().mean().sqrt() for value in (q, autocast))
+    assert error <= 2 * allowed
+    q.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in half.parameters())
+
+
+def test_bfloat16_statistics_are_float32() -> None:
+    x = torch.randn(64, 256).bfloat16()
+    expected = rms_norm(x.float()).bfloat16()
+    assert torch.equal(rms_norm(x), expected)
+
+
+def test_initialisation() -> None:
+    torch.manual_seed(0)
+    drawn = truncated_normal(1_000_000, std=0.3)
+    assert drawn.std().item() == pytest.approx(0.3, rel=3e-3)
+    assert drawn.abs().max() <= 0.3 * 2 / 0.8796
+    hrm = HRM(HRMConfig(halting=True))
+    for block in (*hrm.L, *hrm.H):
+        for name, fan_in in (("qkv", 64), ("out", 64), ("gate_up", 64), ("down", 256)):
+            assert block.get_parameter(name).std().item() == pytest.approx(fan_in**-0.5, rel=0.05)
+    assert hrm.embed.std().item() == pytest.approx(0.125, rel=0.05)
+    assert not hrm.puzzle.any() and not hrm.halt_head.weight.any()
+    assert (hrm.halt_head.bias == -5).all()
+    assert not model(zero_head=True).q_head.any() and model().q_head.any()
+    assert "start_H" in hrm.state_dict() and "rope_cos" not in hrm.state_dict()
+    assert model(positions="learned").rope_cos is None
+
+
+def test_a_halted_board_keeps_its_states() -> None:
+    hrm, tokens = model(halting=True, segments=6), boards(16)
+    torch.nn.init.normal_(hrm.halt_head.weight)
+    carry, per_segment, halts = hrm.start(16), [], []
+    for _ in range(6):
+        carry, q = hrm.segment(carry, tokens)
+        per_segment.append((q, carry))
+        halts.append(hrm.halt_logits(carry).diff(dim=1).squeeze(1) < 0)
+    halts[-1] = torch.ones(16, dtype=torch.bool)
+    stop = torch.stack(halts).int().argmax(0)
+    assert len(stop.unique()) > 1
+    q, carry = hrm.decide(tokens)
+    for board, at in enumerate(stop.tolist()):
+        assert torch.equal(q[board], per_segment[at][0][board])
+        assert torch.equal(carry.z_L[board], per_segment[at][1].z_L[board])
+    assert torch.equal(hrm.decide(tokens, segments=6)[0], per_segment[-1][0])
+
+
+def test_decide_stops_when_all_have_halted(monkeypatch: pytest.MonkeyPatch) -> None:
+    hrm, tokens, calls = model(halting=True), boards(2), []
+    segment = hrm._segment
+    monkeypatch.setattr(hrm, "_segment", lambda *given: calls.append(1) or segment(*given))
+    hrm.decide(tokens)
+    assert len(calls) == 3  # equal logits do not halt
+    hrm.halt_head.bias.data[0] = 5.0
+    hrm.decide(tokens)
+    assert len(calls) == 4
+
+
+def test_a_halting_loss_can_train_the_body() -> None:
+    hrm, tokens = model(halting=True), boards(4)
+    torch.nn.init.normal_(hrm.halt_head.weight)
+    carry = hrm.think(hrm.start(4), tokens)
+    assert same(hrm.segment(hrm.start(4), tokens)[0], carry)
+    logits = hrm.halt_logits(carry)
+    is_right = torch.ones(4, dtype=torch.bool)
+    halting_loss(logits, is_right, logits, is_right).backward()
+    assert all(block.qkv.grad.any() for block in (*hrm.L, *hrm.H))
+
+
+@pytest.mark.parametrize("kernels", ["triton", "cuda", "cpu"])
+def test_kernels_of_later_versions(kernels: str) -> None:
+    with pytest.raises(ValueError, match="not in this version: expected 'auto' or 'reference'"):
+        model(kernels=kernels)
+
+
+def test_bad_tokens_and_seeds() -> None:
+    hrm = model()
+    for tokens in (boards(2).long(), boards(2, 11), boards(2)[0], boards(3)):
+        with pytest.raises(ValueError, match=r"tokens is .*: expected torch.uint8 \[2, 12\]"):
+            hrm.segment(hrm.start(2), tokens)
+    with pytest.raises(ValueError, match=r"tokens is torch\.int64"):
+        hrm.decide(boards(2).long())
+    seed = torch.zeros(2, 7)
+    with pytest.raises(ValueError, match=r"seed is \[2, 7\] and \[2, 7\]: expected \[B, 8\] twice"):
+        hrm.decide(boards(2), (seed, seed))
