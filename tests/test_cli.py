@@ -1,0 +1,196 @@
+"""Bad input at the command line and in checkpoint files: one line, exit status 2, no traceback."""
+
+import json
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hrm_fast import HRM
+from train import checkpoint, cli, evaluate
+from train import config as configs
+from train.config import PRESETS
+from train.dqn import choose_device, choose_folder
+
+QUICK = PRESETS["quick"]
+
+BAD_FLAGS = [
+    (["--preset", "fast"], ["--preset", "fast", "quick"]),
+    (["--dqn.batch-sise", "4"], ["--dqn.batch-sise"]),
+    (["--dqn.batch-size", "0"], ["dqn.batch-size", "0", "1 or more"]),
+    (["--dqn.batch-size", "many"], ["--dqn.batch-size", "many"]),
+    (["--dqn.gamma", "1.5"], ["dqn.gamma", "1.5", "0 to 1"]),
+    (["--dqn.learning-rate", "nan"], ["dqn.learning-rate", "nan"]),
+    (["--dqn.replay-size", "100"], ["dqn.replay-size", "100", "at least"]),
+    (["--dqn.learning-starts", "999999"], ["dqn.learning-starts", "999999", "at most"]),
+    (["--env.p-change", "1.5"], ["p_change", "1.5", "0 to 1"]),
+    (["--env.closed-doors", "5"], ["closed_doors", "5", "0 to 4"]),
+    (["--env.actions", "5"], ["actions", "5", "4 or 8"]),
+    (["--env.map", "castle"], ["map", "castle", "corridors"]),
+    (["--env.map", "..", "..."], ["map row 1", "3 cells", "expected 2"]),
+    (["--env.map", "|||", "|||"], ["map", "0 floor cells"]),
+    (["--env.map", ".>.", "..>"], ["map", "2 goals"]),
+    (["--env.map", ".x.", "..."], ["map row 0 column 1", "'x'"]),
+    (["--env.map", "missing.txt"], ["missing.txt"]),
+    (["--hrm.heads", "5"], ["heads", "5", "32"]),
+    (["--hrm.positions", "alibi"], ["alibi", "rope2d"]),
+    (["--hrm.cells", "98"], ["hrm.cells", "98", "49"]),
+    (["--hrm.kernels", "cuda"], ["kernels", "cuda", "reference"]),
+    (["--updates", "0"], ["updates", "0", "1 or more"]),
+    (["--seed", "-1"], ["seed", "-1"]),
+    (["--device", "abacus"], ["device", "abacus", "cpu"]),
+    (["--resume", "nowhere"], ["nowhere", "config.json"]),
+    (["walk"], ["walk"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_FLAGS, ids=lambda x: " ".join(x)[:40])
+def test_bad_flags(flags: list[str], words: list[str], capsys: pytest.CaptureFixture) -> None:
+    def program() -> None:
+        config = configs.parse([*flags, *([] if "--preset" in flags else ["--preset", "quick"])])
+        choose_device(config.device)
+        HRM(config.hrm)
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main(program)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    for word in words:
+        assert word in err
+
+
+def test_good_flags() -> None:
+    config = configs.parse(["--preset=quick", "--dqn.n-step", "1", "--env.actions", "8"])
+    assert config.dqn.n_step == 1
+    assert config.hrm.actions == 8
+    assert config.hrm.cells == 49
+    room = configs.parse(["--preset", "quick", "--env.map", "room", "--env.closed-doors", "0"])
+    assert (room.hrm.cells, room.hrm.columns) == (81, 9)
+
+
+def test_map_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("..d..\n..|..\n")
+    config = configs.parse(["--preset", "quick", "--env.map", str(file)])
+    assert config.env.board == ("..d..", "..|..")
+
+
+def test_every_preset_is_the_published_one_or_says_how_it_differs() -> None:
+    paper = PRESETS["paper-maze"]
+    assert paper.updates == 200_000
+    assert (paper.env.rows, paper.env.cols) == (11, 13)
+    assert (paper.env.door_count, paper.env.wall_count) == (5, 10)
+    assert (paper.env.p_change, paper.env.max_steps, paper.env.actions) == (0.05, 80, 4)
+    hrm = paper.hrm
+    assert (hrm.width, hrm.heads, hrm.inner_width, hrm.segments) == (64, 2, 256, 8)
+    assert (hrm.h_layers, hrm.l_layers, hrm.h_cycles, hrm.l_cycles) == (4, 4, 2, 2)
+    assert (hrm.positions, hrm.q_token, hrm.carry, hrm.vocab_size) == ("rope", "last", "carry", 131)
+    dqn = paper.dqn
+    assert (dqn.num_mazes, dqn.batch_size, dqn.replay_size) == (256, 256, 1_048_576)
+    assert (dqn.gamma, dqn.n_step, dqn.target_decay) == (0.95, 1, 0.999)
+    assert (dqn.epsilon_start, dqn.epsilon_end, dqn.epsilon_updates) == (1.0, 0.33, 300_000)
+    assert (dqn.learning_rate, dqn.warmup_updates, dqn.final_learning_rate) == (1e-4, 10_000, 1.0)
+    assert (dqn.beta1, dqn.beta2, dqn.weight_decay) == (0.9, 0.999, 0.0)
+    assert (dqn.puzzle_learning_rate, dqn.puzzle_weight_decay) == (1e-2, 0.1)
+    assert dqn.timeout_is_terminal
+    rooms = PRESETS["paper-four-rooms"]
+    assert rooms.env.cells == 121
+    assert rooms.dqn == dqn
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_round_trip(name: str) -> None:
+    assert configs.from_json(configs.to_json(PRESETS[name])) == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dqn": {"lr": 1}}, "config.dqn.lr is unknown"),
+        ({"updates": "many"}, "config.updates is 'many'"),
+        ({"hrm": 3}, "config.hrm is int"),
+        ({"env": {"map": [1, 2]}}, "config.env.map"),
+        ({"updates": True}, "config.updates is True"),
+    ],
+)
+def test_bad_json(change: dict, words: str) -> None:
+    data = json.loads(configs.to_json(QUICK))
+    for name, value in change.items():
+        data[name] = {**data[name], **value} if isinstance(value, dict) else value
+    with pytest.raises(ValueError, match=words):
+        configs.from_json(json.dumps(data))
+
+
+def broken_files(folder: Path) -> dict[str, Path]:
+    good = folder / "good.safetensors"
+    checkpoint.save(good, HRM(QUICK.hrm), QUICK)
+    whole = good.read_bytes()
+    files = {
+        "truncated": whole[: len(whole) // 2],
+        "empty": b"",
+        "header asks for a terabyte": struct.pack("<Q", 2**40) + b"{}",
+        "text": b"not a checkpoint\n" * 100,
+        "pickle": pickle.dumps(Attack(folder / "attacked")),
+    }
+    paths = {}
+    for name, data in files.items():
+        paths[name] = folder / f"{name.split()[0]}.safetensors"
+        paths[name].write_bytes(data)
+    paths["no config"] = folder / "bare.safetensors"
+    save_file({"x": torch.zeros(2)}, paths["no config"])
+    paths["other architecture"] = folder / "other.safetensors"
+    tensors = {k: v.detach().clone() for k, v in HRM(PRESETS["quick"].hrm).state_dict().items()}
+    tensors["embed"] = torch.zeros(3, 3)
+    checkpoint.save_tensors(
+        paths["other architecture"], tensors, {"config": configs.to_json(QUICK)}
+    )
+    paths["tensor missing"] = folder / "missing.safetensors"
+    del tensors["embed"]
+    checkpoint.save_tensors(paths["tensor missing"], tensors, {"config": configs.to_json(QUICK)})
+    paths["no file"] = folder / "nothing.safetensors"
+    paths["empty folder"] = folder / "empty"
+    paths["empty folder"].mkdir()
+    return paths
+
+
+class Attack:
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
+
+
+def test_broken_checkpoints(tmp_path: Path) -> None:
+    for name, path in broken_files(tmp_path).items():
+        with pytest.raises(ValueError) as error:
+            checkpoint.load(path)
+        text = str(error.value)
+        assert str(path) in text, name
+        assert "expected" in text, name
+        assert "\n" not in text, name
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_evaluate_of_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"rubbish")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(lambda: cli.parse(evaluate.program, args=[str(path)]))
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert str(path) in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_taken_run_folder_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="--resume"):
+        choose_folder(configs.replace(QUICK, run_dir=str(tmp_path)))

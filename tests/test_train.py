@@ -1,0 +1,276 @@
+"""The trainer: targets, exploration, carry across steps, exact continuation, and that it learns."""
+
+import copy
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from envs import MazeSpec
+from hrm_fast import HRM, Carry, HRMConfig
+from kernels.td_loss import td_loss
+from train import checkpoint
+from train.collect import carry_on, epsilon_greedy
+from train.config import Config, DQNConfig, fit_model_to_board
+from train.dqn import Run, Trainer
+from train.evaluate import evaluate
+from train.targets import epsilon_at, td_target
+
+CPU = torch.device("cpu")
+TINY = fit_model_to_board(
+    Config(
+        preset="quick",
+        updates=12,
+        log_every=4,
+        eval_every=8,
+        eval_episodes=16,
+        env=MazeSpec(map="room", size=3, max_steps=6),
+        hrm=HRMConfig(width=8, inner=8, h_layers=1, l_layers=1, h_cycles=1, segments=2),
+        dqn=DQNConfig(num_mazes=4, batch_size=8, replay_size=40, learning_starts=16, n_step=2),
+    )
+)
+
+
+def test_td_loss() -> None:
+    q = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    loss = td_loss(q, torch.tensor([1, 0]), torch.tensor([0.0, 1.0]))
+    assert loss.item() == (2.0**2 + 2.0**2) / 2
+    loss.backward()
+    assert torch.equal(q.grad, torch.tensor([[0.0, 2.0], [2.0, 0.0]]))
+
+
+def test_target_bootstraps_from_the_target_network_only_where_something_follows() -> None:
+    trainer = Trainer(TINY, CPU)
+    for _ in range(8):
+        trainer.collect()
+    batch = trainer.replay.sample(32, trainer.generator)
+    q_t, _ = trainer.target.decide(batch.s_t, batch.seed_t)
+    expected = batch.r_t + batch.discount_t * q_t.max(1).values
+    assert torch.equal(td_target(trainer.target, batch), expected)
+    assert (batch.discount_t == 0).any()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_time_limit(terminal: bool) -> None:
+    dqn = replace(TINY.dqn, timeout_is_terminal=terminal)
+    trainer = Trainer(replace(TINY, dqn=dqn), CPU)
+    seen = 0
+    for _ in range(30):
+        step = trainer.collector.step(trainer.hrm, 1.0, trainer.generator)
+        timed_out = step.ends_t & (step.r_t < 1)
+        seen += int(timed_out.sum())
+        assert (step.discount_t[timed_out] == (0.0 if terminal else 0.95)).all()
+        assert (step.discount_t[step.ends_t & (step.r_t == 1)] == 0).all()
+        assert (step.discount_t[~step.ends_t] == torch.tensor(0.95)).all()
+    assert seen > 0
+
+
+def test_epsilon() -> None:
+    dqn = DQNConfig(epsilon_start=1.0, epsilon_end=0.33, epsilon_updates=300_000)
+    assert epsilon_at(dqn, 0) == 1.0
+    assert epsilon_at(dqn, 200_000) == pytest.approx(0.5533, abs=1e-4)  # as published
+    assert epsilon_at(dqn, 10**6) == pytest.approx(0.33)
+    q = torch.tensor([[0.0, 1.0, 0.0, 0.0]]).repeat(20_000, 1)
+    a = epsilon_greedy(q, 0.4, torch.Generator().manual_seed(0))
+    assert (a == 1).float().mean().item() == pytest.approx(0.6 + 0.4 / 4, abs=0.02)
+    assert (epsilon_greedy(q, 0.0, torch.Generator()) == 1).all()
+
+
+@pytest.mark.parametrize("mode", ["reset", "carry", "full"])
+def test_z_runs_through_an_episode_and_starts_anew(mode: str) -> None:
+    config = replace(TINY, hrm=replace(TINY.hrm, carry=mode))
+    trainer = Trainer(config, CPU)
+    hrm, start = trainer.hrm, trainer.hrm.start_seed(4)
+    before = trainer.collector.step(hrm, 1.0, trainer.generator)
+    ended = 0
+    for _ in range(12):
+        now = trainer.collector.step(hrm, 1.0, trainer.generator)
+        _, carry = hrm.decide(before.s_tm1, before.seed_tm1)
+        for i in range(4):
+            ended += int(before.ends_t[i])
+            expected = start if before.ends_t[i] else hrm.seed(carry)
+            torch.testing.assert_close(now.seed_tm1.z_H[i], expected.z_H[i], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(before.seed_t.z_L[i], hrm.seed(carry).z_L[i])
+        before = now
+    assert ended > 0
+
+
+def test_carry_on_picks_by_maze() -> None:
+    ends = torch.tensor([True, False])
+    z, start = torch.ones(2, 3), torch.zeros(2, 3)
+    new = carry_on(Carry(z, 2 * z), Carry(start, start), ends)
+    assert torch.equal(new.z_H, torch.tensor([[0.0] * 3, [1.0] * 3]))
+    assert torch.equal(new.z_L, torch.tensor([[0.0] * 3, [2.0] * 3]))
+
+
+def test_a_batch_is_trained_once_per_segment_with_one_target() -> None:
+    """Two updates by hand, from a copy made before the cycle, give the same weights."""
+    trainer = Trainer(TINY, CPU)
+    for _ in range(4):
+        trainer.collect()
+    twin = copy.deepcopy(trainer.hrm)
+    generator = torch.Generator()
+    generator.set_state(trainer.generator.get_state())
+    weights = {n: p.detach().clone() for n, p in trainer.hrm.named_parameters()}
+    target = copy.deepcopy(trainer.target)
+    recorded = []
+    sample = trainer.replay.sample
+    trainer.replay.sample = lambda *a: recorded.append(sample(*a)) or recorded[-1]
+    trainer.cycle()
+    batch = recorded[0]
+    y = td_target(target, batch)
+    carry = twin.carry_from(batch.seed_tm1)
+    for _ in range(2):
+        carry, q = twin.segment(carry, batch.s_tm1)
+        assert not carry.z_H.requires_grad
+        loss = ((q[torch.arange(8), batch.a_tm1] - y) ** 2).mean()
+        twin.zero_grad()
+        loss.backward()
+    assert trainer.update == 2
+    assert trainer.transitions == 5 * 4
+    assert any((p != weights[n]).any() for n, p in trainer.hrm.named_parameters())
+
+
+def losses(trainer: Trainer, cycles: int) -> list[float]:
+    return [trainer.cycle()[0].item() for _ in range(cycles)]
+
+
+@pytest.mark.parametrize("mode", ["reset", "carry", "full"])
+def test_continues_bit_for_bit(tmp_path: Path, mode: str) -> None:
+    config = replace(TINY, hrm=replace(TINY.hrm, carry=mode))
+    straight = Trainer(config, CPU)
+    first = losses(straight, 3)
+    straight.save(tmp_path / "state.safetensors", seconds=1.5, best=0.25)
+    rest = losses(straight, 3)
+    again = Trainer(config, CPU)
+    assert again.restore(tmp_path / "state.safetensors") == (1.5, 0.25)
+    assert losses(again, 3) == rest
+    assert first != rest
+    for name, x in straight.optimiser.state().items():
+        assert torch.equal(x, again.optimiser.state()[name]), name
+    for name, x in straight.replay.state().items():
+        assert torch.equal(x, again.replay.state()[name]), name
+    assert again.transitions == straight.transitions
+
+
+def test_same_seed_same_run_other_seed_another() -> None:
+    assert losses(Trainer(TINY, CPU), 4) == losses(Trainer(TINY, CPU), 4)
+    assert losses(Trainer(TINY, CPU), 4) != losses(Trainer(replace(TINY, seed=1), CPU), 4)
+
+
+def test_averaged_weights_are_the_judged_ones() -> None:
+    trainer = Trainer(replace(TINY, dqn=replace(TINY.dqn, averaged=True)), CPU)
+    assert trainer.judged is trainer.target
+    assert Trainer(TINY, CPU).judged.get_parameter("embed").requires_grad
+
+
+def test_run_writes_its_folder(tmp_path: Path) -> None:
+    config = replace(TINY, run_dir=str(tmp_path / "run"))
+    run = Run(config, Trainer(config, CPU))
+    run.train()
+    run.log.close()
+    with open(tmp_path / "run/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["update"]) for row in rows] == [4, 8, 12]
+    assert [bool(row["eval/success"]) for row in rows] == [False, True, True]
+    assert int(rows[-1]["transitions"]) == 4 * 4 + 5 * 4  # learning_starts, then a step a batch
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"best.safetensors", "last.safetensors", "state.safetensors", "config.json"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    loaded, hrm = checkpoint.load(tmp_path / "run")
+    assert loaded == config
+    assert isinstance(hrm, HRM)
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "train.dqn", *args]
+
+
+FLAGS = (
+    *("--preset", "quick", "--device", "cpu", "--dqn.num-mazes", "8", "--dqn.batch-size", "8"),
+    *("--eval-episodes", "8", "--dqn.learning-starts", "64", "--log-every", "20"),
+)
+
+
+def test_interrupt_saves_and_resume_continues(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    flags = (*FLAGS, "--run-dir", str(folder), "--updates", "1000000")
+    process = subprocess.Popen(command(*flags), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("update"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert f"python -m train.dqn --resume {folder}" in rest
+    done = int(rest.split("stopped at update ")[1].split()[0])
+    flags = ("--resume", str(folder), "--updates", str(done + 10), "--eval-every", "1000000")
+    out = subprocess.run(command(*flags), capture_output=True, text=True, timeout=120, check=True)
+    assert f"update {done + 10:>7}" in out.stdout
+    with open(folder / "metrics.csv") as file:
+        updates = [int(row["update"]) for row in csv.DictReader(file)]
+    assert updates == sorted(set(updates))
+    assert updates[-1] == done + 10
+    assert (folder / "learning_curve.png").stat().st_size > 10_000
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    hrm = HRM(TINY.hrm)
+    checkpoint.save(path, hrm, TINY)
+    before = path.read_bytes()
+    program = (
+        "import resource, signal, sys, torch\n"
+        "from hrm_fast import HRM\n"
+        "from tests.test_train import TINY\n"
+        "from train import checkpoint, cli\n"
+        "from pathlib import Path\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "cli.main(lambda: checkpoint.save(Path(sys.argv[1]), HRM(TINY.hrm), TINY))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    run = [sys.executable, "-c", program, str(path)]
+    out = subprocess.run(run, capture_output=True, text=True, env=env, check=False)
+    assert out.returncode == 2, out.stderr
+    assert str(path) in out.stderr
+    assert len(out.stderr.strip().splitlines()) == 1
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_learns_a_room() -> None:
+    """A 5 x 5 room to 90 % greedy success on unseen mazes in a fixed number of updates."""
+    torch.manual_seed(0)
+    config = fit_model_to_board(
+        Config(
+            updates=600,
+            env=MazeSpec(map="room", size=5, max_steps=20),
+            hrm=HRMConfig(
+                width=16, inner=32, h_layers=1, l_layers=1, h_cycles=1, l_cycles=1, segments=1,
+                positions="learned", q_token="agent", zero_head=True,
+            ),
+            dqn=DQNConfig(
+                num_mazes=64, batch_size=64, replay_size=20_000, epsilon_updates=400,
+                epsilon_end=0.1, target_decay=0.97, learning_rate=3e-3, warmup_updates=20,
+                final_learning_rate=0.1, n_step=3, averaged=True,
+            ),
+        )
+    )  # fmt: skip
+    trainer = Trainer(config, CPU)
+    untrained = evaluate(trainer.judged, config.env, 512, seed=1).success
+    began = time.perf_counter()
+    while trainer.update < config.updates:
+        trainer.cycle()
+    trained = evaluate(trainer.judged, config.env, 512, seed=1).success
+    print(f"{untrained:.1%} -> {trained:.1%} in {time.perf_counter() - began:.0f} s")
+    assert untrained < 0.5
+    assert trained >= 0.9

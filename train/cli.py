@@ -1,0 +1,71 @@
+"""Command lines made of dataclasses (tyro), whose every error is one line and exit status 2."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def fail(message: object) -> NoReturn:
+    """Say what is wrong in one line on stderr and exit with status 2."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(
+    what: Callable[..., T],
+    description: str = "",
+    default: T | None = None,
+    args: Sequence[str] | None = None,
+) -> T:
+    """Build `what` (a dataclass or a function) from the command line, as `tyro.cli` does."""
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    said = io.StringIO()
+    args = _read_maps(sys.argv[1:] if args is None else args)
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(what, description=description, args=args, **options)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        fail(_first_message(said.getvalue()))
+
+
+def _read_maps(args: Sequence[str]) -> list[str]:
+    """`--env.map FILE.txt` stands for the rows in the file."""
+    read: list[str] = []
+    for arg in args:
+        if read and read[-1] in ("--map", "--env.map") and arg.endswith(".txt"):
+            read[-1] += "=" + Path(arg).read_text()  # one word: a row may begin with '-'
+        else:
+            read.append(arg)
+    return read
+
+
+def _first_message(box: str) -> str:
+    """tyro frames an error: title, message, a rule, help. The title is a line or in the frame."""
+    lines = [line.strip(" │|+╭╮╰╯") for line in box.splitlines()]
+    inside = [line for line in lines if line][1:]
+    is_rule = [bool(re.fullmatch("[─-]+", line)) for line in inside]
+    start = int(is_rule[0]) if is_rule else 0
+    rules = (i for i in range(start, len(inside)) if is_rule[i])
+    return " ".join(inside[start : next(rules, len(inside))])
+
+
+def main(program: Callable[[], int | None]) -> NoReturn:
+    """Run a program: bad input and failed reads or writes end it with one line, not a traceback."""
+    try:
+        sys.exit(program() or 0)
+    except BrokenPipeError:  # the reader of a pipe has gone: nothing to tell, nobody to tell it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError) as error:
+        fail(error)

@@ -1,0 +1,95 @@
+"""Walks all mazes one step with the model's epsilon-greedy decisions."""
+
+import torch
+from torch import Tensor
+
+from envs import MazeBatch, MazeSpec
+from hrm_fast import HRM, Carry
+from train.config import DQNConfig
+from train.replay import Transition
+
+
+def epsilon_greedy(q: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    """A random action with probability epsilon, else the best. q [N, A] -> int64 [N]."""
+    N, A = q.shape
+    explore = torch.rand(N, generator=generator, device=q.device) < epsilon
+    anything = torch.randint(A, (N,), generator=generator, device=q.device)
+    return torch.where(explore, anything, q.argmax(-1))
+
+
+def carry_on(seed: Carry, start: Carry, ends: Tensor) -> Carry:
+    """The next decision's seed: what the last one ended with, or the start at a new episode."""
+    shape = (-1,) + (1,) * (seed.z_H.dim() - 1)
+    return Carry(*(torch.where(ends.view(shape), s, z) for s, z in zip(start, seed, strict=True)))
+
+
+class Collector:
+    """The mazes, what they show now, and the z that the next decision starts from."""
+
+    def __init__(self, spec: MazeSpec, config: DQNConfig, hrm: HRM, seed: int) -> None:
+        device = hrm.puzzle.device
+        self.config = config
+        self.mazes = MazeBatch(spec, config.num_mazes, seed=seed, device=device)
+        self.obs = self.mazes.reset()  # uint8 [N, cells]
+        self.seed = hrm.start_seed(config.num_mazes)
+        self.lengths = torch.zeros(config.num_mazes, dtype=torch.int64, device=device)
+        self.returns = torch.zeros(config.num_mazes, device=device)
+        # episodes, successes, sum of lengths, sum of returns since the last `finished`
+        self._finished = torch.zeros(4, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def step(self, hrm: HRM, epsilon: float, generator: torch.Generator) -> Transition:
+        """One step of every maze, exploratory steps included: z must advance on all of them."""
+        q, carry = hrm.decide(self.obs, self.seed)
+        action = epsilon_greedy(q, epsilon, generator)
+        step = self.mazes.step(action)
+        ends = step.terminated | step.truncated
+        final = ends if self.config.timeout_is_terminal else step.terminated
+        seed_t = hrm.seed(carry)
+        transition = Transition(
+            s_tm1=self.obs,
+            a_tm1=action,
+            r_t=step.reward,
+            discount_t=torch.where(final, 0.0, self.config.gamma),
+            ends_t=ends,
+            s_t=step.final_obs,
+            seed_tm1=self.seed,
+            seed_t=seed_t,
+        )
+        self.obs = step.obs
+        self.seed = carry_on(seed_t, hrm.start_seed(len(ends)), ends)
+        self._count(step.reward, step.terminated, ends)
+        return transition
+
+    def _count(self, reward: Tensor, solved: Tensor, ends: Tensor) -> None:
+        self.lengths += 1
+        self.returns += reward
+        self._finished += torch.stack(
+            (ends.sum(), solved.sum(), (self.lengths * ends).sum(), (self.returns * ends).sum())
+        )
+        self.lengths *= ~ends
+        self.returns *= ~ends
+
+    def finished(self) -> tuple[float, float, float, float]:
+        """Episodes since the last call, their success rate, mean length and mean return."""
+        episodes, *sums = self._finished.tolist()
+        self._finished.zero_()
+        success, length, total = (x / max(episodes, 1) for x in sums)
+        return episodes, success, length, total
+
+    def state(self) -> dict[str, Tensor]:
+        """Mazes, observations, seeds and running episodes, for a checkpoint."""
+        mazes = {f"mazes.{name}": x for name, x in self.mazes.get_state().items()}
+        own = {"obs": self.obs, "seed_H": self.seed.z_H, "seed_L": self.seed.z_L}
+        counts = {"lengths": self.lengths, "returns": self.returns, "finished": self._finished}
+        return {**mazes, **own, **counts}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state`. ValueError: it comes from other mazes."""
+        mazes = {k.removeprefix("mazes."): x for k, x in state.items() if k.startswith("mazes.")}
+        self.mazes.set_state(mazes)
+        device = self.obs.device
+        own = {k: x.to(device) for k, x in state.items() if not k.startswith("mazes.")}
+        self.obs, self.seed = own["obs"], Carry(own["seed_H"], own["seed_L"])
+        self.lengths, self.returns = own["lengths"], own["returns"]
+        self._finished = own["finished"]

@@ -1,0 +1,285 @@
+"""What a run is made of: one frozen dataclass, its presets, its command line and its JSON."""
+
+import dataclasses
+import json
+import sys
+import types
+import typing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from envs import MazeSpec
+from hrm_fast import HRMConfig
+from train import cli
+
+PresetName = Literal["quick", "paper-maze", "paper-four-rooms"]
+SEED_LIMIT = 2**31  # training's maze seeds lie below it, evaluation's above
+
+
+def require(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise ValueError(f"{name} is {value!r}: expected {expected}")
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Deep Q-learning (Mnih et al. 2015) as HRM-Agent uses it; defaults as published."""
+
+    num_mazes: int = 256
+    """Mazes that are walked side by side; each is stepped once per sampled batch."""
+    batch_size: int = 256
+    """Transitions in a sampled batch, trained on once per segment."""
+    replay_size: int = 1_048_576
+    """Transitions that the replay keeps."""
+    learning_starts: int = 1_024
+    """Transitions that are collected before the first update."""
+    n_step: int = 1
+    """Rewards summed before the target bootstraps."""
+    gamma: float = 0.95
+    """Discount of one environment step."""
+    epsilon_start: float = 1.0
+    """Share of random actions at the first update."""
+    epsilon_end: float = 0.33
+    """Share of random actions once `epsilon_updates` updates are done."""
+    epsilon_updates: int = 300_000
+    """Updates over which epsilon falls linearly."""
+    target_decay: float = 0.999
+    """Decay of the target network, a moving average of the weights after every update."""
+    learning_rate: float = 1e-4
+    """AdamATan2's learning rate after the warm-up."""
+    warmup_updates: int = 10_000
+    """Updates over which both learning rates rise linearly from zero."""
+    final_learning_rate: float = 1.0
+    """Share of the learning rates that is left at the last update (linear fall; 1 is constant)."""
+    beta1: float = 0.9
+    """Decay of the gradient's mean."""
+    beta2: float = 0.999
+    """Decay of the gradient's mean square."""
+    weight_decay: float = 0.0
+    """AdamATan2's decoupled weight decay."""
+    puzzle_learning_rate: float = 1e-2
+    """Learning rate of the puzzle token's sign-SGD."""
+    puzzle_weight_decay: float = 0.1
+    """Decoupled weight decay of the puzzle token."""
+    averaged: bool = False
+    """Evaluate and save the moving average of the weights (the target network), not the latest."""
+    timeout_is_terminal: bool = False
+    """Treat the time limit as an end without future, as the published code does."""
+
+    def __post_init__(self) -> None:
+        counts = ("num_mazes", "batch_size", "replay_size", "learning_starts", "n_step")
+        shares = ("gamma", "epsilon_start", "epsilon_end", "target_decay", "final_learning_rate")
+        rates = ("learning_rate", "weight_decay", "puzzle_learning_rate", "puzzle_weight_decay")
+        for name, value in vars(self).items():
+            path = f"dqn.{name.replace('_', '-')}"
+            if name in counts:
+                require(path, value, value >= 1, "1 or more")
+            elif name in ("epsilon_updates", "warmup_updates"):
+                require(path, value, value >= 0, "0 or more")
+            elif name in shares:
+                require(path, value, 0 <= value <= 1, "0 to 1")
+            elif name in ("beta1", "beta2"):
+                require(path, value, 0 <= value < 1, "0 to less than 1")
+            elif name in rates:
+                require(path, value, 0 <= value < 10, "0 to 10")
+        least = self.num_mazes * (self.n_step + 1)
+        why = f"at least {least}, that is num-mazes * (n-step + 1)"
+        require("dqn.replay-size", self.replay_size, self.replay_size >= least, why)
+        why = f"at most replay-size, {self.replay_size}"
+        require(
+            "dqn.learning-starts",
+            self.learning_starts,
+            self.learning_starts <= self.replay_size,
+            why,
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    preset: PresetName = "paper-maze"
+    """Named starting point; every other flag changes one of its values."""
+    updates: int = 200_000
+    """Optimiser updates in all."""
+    seed: int = 0
+    """Seed of weights, mazes, exploration and sampling."""
+    device: str = "auto"
+    """Where the model runs: auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
+    run_dir: str | None = None
+    """Folder of the run (None: runs/PRESET-SEED, with a number behind it if that is taken)."""
+    resume: str | None = None
+    """Folder of a run to continue; its config is taken, flags beside this one change it."""
+    log_every: int = 1_000
+    """Updates between two lines of the log."""
+    eval_every: int = 2_000
+    """Updates between two greedy evaluations on mazes that training never sees."""
+    eval_episodes: int = 256
+    """Episodes of one such evaluation."""
+    save_every: int = 20_000
+    """Updates between two saves of all that --resume needs."""
+    wandb: bool = False
+    """Log to Weights & Biases as well (pip install wandb)."""
+    env: MazeSpec = field(default_factory=MazeSpec)
+    hrm: HRMConfig = field(default_factory=HRMConfig)
+    dqn: DQNConfig = field(default_factory=DQNConfig)
+
+    def __post_init__(self) -> None:
+        counts = ("updates", "log_every", "eval_every", "eval_episodes", "save_every")
+        for name in counts:
+            value = getattr(self, name)
+            require(name.replace("_", "-"), value, value >= 1, "1 or more")
+        limit = f"0 to {SEED_LIMIT - 1}"
+        require("seed", self.seed, 0 <= self.seed < SEED_LIMIT, limit)
+
+
+# The four rooms that quick walks: 7 x 7 cells, rooms of 3 x 3.
+SMALL_FOUR_ROOMS = (
+    "...|...",
+    "...d...",
+    "...|...",
+    "-d---d-",
+    "...|...",
+    "...d...",
+    "...|...",
+)
+
+PRESETS: dict[str, Config] = {
+    "paper-maze": Config(
+        preset="paper-maze",
+        dqn=DQNConfig(timeout_is_terminal=True),
+    ),
+    "paper-four-rooms": Config(
+        preset="paper-four-rooms",
+        env=MazeSpec(map="four-rooms"),
+        dqn=DQNConfig(timeout_is_terminal=True),
+    ),
+    "quick": Config(
+        preset="quick",
+        updates=12_000,
+        log_every=250,
+        eval_every=1_000,
+        eval_episodes=256,
+        save_every=4_000,
+        env=MazeSpec(map=SMALL_FOUR_ROOMS, closed_doors=1, max_steps=40),
+        hrm=HRMConfig(
+            cells=49,
+            columns=7,
+            width=32,
+            inner=64,
+            h_layers=1,
+            l_layers=1,
+            h_cycles=1,
+            l_cycles=2,
+            segments=2,
+            positions="rope2d+learned",
+            rope_base=100.0,
+            q_token="agent",
+            zero_head=True,
+        ),
+        dqn=DQNConfig(
+            num_mazes=128,
+            batch_size=64,
+            replay_size=100_000,
+            n_step=3,
+            epsilon_end=0.05,
+            epsilon_updates=4_000,
+            target_decay=0.99,
+            learning_rate=1e-3,
+            warmup_updates=200,
+            final_learning_rate=0.1,
+            beta2=0.99,
+            averaged=True,
+        ),
+    ),
+}
+
+
+def fit_model_to_board(config: Config) -> Config:
+    """The model's tokens and actions follow from the maze; they are not set by hand."""
+    env, hrm = config.env, config.hrm
+    return replace(config, hrm=replace(hrm, cells=env.cells, columns=env.cols, actions=env.actions))
+
+
+PRESETS = {name: fit_model_to_board(config) for name, config in PRESETS.items()}
+
+
+def parse(args: list[str] | None = None, description: str = "") -> Config:
+    """The command line of `python -m train.dqn`: --preset or --resume first, then the changes."""
+    args = sys.argv[1:] if args is None else args
+    resume = _flag(args, "--resume")
+    if resume is not None:
+        start = load(Path(resume) / "config.json")
+    else:
+        default = "paper-maze" if torch.cuda.is_available() else "quick"
+        start = PRESETS.get(_flag(args, "--preset") or default, PRESETS[default])
+    config = cli.parse(Config, description, start, args)
+    for name in ("cells", "columns", "actions"):
+        asked, preset = getattr(config.hrm, name), getattr(start.hrm, name)
+        follows = f"it to follow from env ({getattr(fit_model_to_board(config).hrm, name)})"
+        require(f"hrm.{name}", asked, asked == preset, follows)
+    return fit_model_to_board(config)
+
+
+def _flag(args: list[str], name: str) -> str | None:
+    for i, arg in enumerate(args):
+        if arg == name and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(name + "="):
+            return arg.removeprefix(name + "=")
+    return None
+
+
+def to_json(config: Config) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Inverse of `to_json`. ValueError: what is not such a JSON, or a field's value is bad."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    return _build(Config, data, "config")
+
+
+def load(path: Path) -> Config:
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _build(cls: Any, data: Any, where: str) -> Any:
+    """A dataclass from a dictionary, strictly: unknown names and wrong types are errors."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{where} is {type(data).__name__}: expected an object")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        raise ValueError(f"{where}.{unknown[0]} is unknown: expected one of {', '.join(hints)}")
+    values = {}
+    for name, value in data.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            values[name] = _build(hint, value, f"{where}.{name}")
+            continue
+        values[name] = tuple(value) if isinstance(value, list) else value
+        require(f"{where}.{name}", value, _fits(values[name], hint), str(hint))
+    return cls(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(isinstance(v, get_args(hint)[0]) for v in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

@@ -1,0 +1,245 @@
+"""Trains HRM-Agent: mazes -> replay -> targets -> segments -> loss -> optimiser -> log.
+
+python -m train.dqn --preset quick
+"""
+
+import copy
+import dataclasses
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hrm_fast import HRM
+from kernels.td_loss import td_loss
+from train import checkpoint, cli, curve
+from train import config as configs
+from train.collect import Collector
+from train.config import Config
+from train.evaluate import SELECTION_SEED, evaluate
+from train.log import Log, PhaseClock
+from train.optimiser import Optimiser
+from train.replay import Replay
+from train.targets import epsilon_at, td_target
+
+
+class Trainer:
+    """Everything that changes while training, and the cycle that changes it."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.hrm = HRM(config.hrm).to(device)
+        self.target = copy.deepcopy(self.hrm).requires_grad_(False)
+        self.optimiser = Optimiser(self.hrm, self.target, config)
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.collector = Collector(config.env, config.dqn, self.hrm, config.seed)
+        self.replay = Replay(
+            config.dqn.replay_size, config.dqn.n_step, self.collector.obs, self.collector.seed
+        )
+        self.update = 0
+        self.transitions = 0
+        self.phase = PhaseClock()
+
+    def cycle(self) -> tuple[Tensor, Tensor]:
+        """One step of all mazes, one batch, one update per segment. Returns last loss, mean Q."""
+        dqn, phase = self.config.dqn, self.phase
+        with phase("collect"):
+            self.collect()
+            while len(self.replay) < max(dqn.learning_starts, dqn.n_step * dqn.num_mazes):
+                self.collect()
+        with phase("sample"):
+            batch = self.replay.sample(dqn.batch_size, self.generator)
+        with phase("target"):
+            y = td_target(self.target, batch)  # [B]
+        carry = self.hrm.carry_from(batch.seed_tm1)
+        for _ in range(min(self.config.hrm.segments, self.config.updates - self.update)):
+            with phase("segment"):
+                carry, q = self.hrm.segment(carry, batch.s_tm1)
+                loss = td_loss(q, batch.a_tm1, y)
+            with phase("backward"):
+                loss.backward()
+            with phase("optimiser"):
+                self.optimiser.step(self.update)
+            self.update += 1
+        return loss.detach(), q.detach().mean()
+
+    def collect(self) -> None:
+        epsilon = epsilon_at(self.config.dqn, self.update)
+        self.replay.add(self.collector.step(self.hrm, epsilon, self.generator))
+        self.transitions += self.config.dqn.num_mazes
+
+    @property
+    def judged(self) -> HRM:
+        """The weights that are evaluated and saved."""
+        return self.target if self.config.dqn.averaged else self.hrm
+
+    def parts(self) -> dict[str, Replay | Collector | Optimiser]:
+        return {"replay": self.replay, "collector": self.collector, "optimiser": self.optimiser}
+
+    def save(self, path: Path, seconds: float, best: float) -> None:
+        """Write all that `restore` needs, in one file."""
+        tensors = {
+            f"{part}/{name}": x
+            for part, owner in self.parts().items()
+            for name, x in owner.state().items()
+        }
+        tensors["generator"] = self.generator.get_state()
+        tensors["start"] = torch.stack((self.hrm.start_H, self.hrm.start_L))
+        counts = {"update": self.update, "transitions": self.transitions}
+        metadata = {k: repr(v) for k, v in {**counts, "seconds": seconds, "best": best}.items()}
+        checkpoint.save_tensors(path, tensors, metadata)
+
+    def restore(self, path: Path) -> tuple[float, float]:
+        """Inverse of `save`; returns seconds and best. ValueError: not such a file."""
+        tensors, metadata = checkpoint.load_tensors(path)
+        try:
+            for part, owner in self.parts().items():
+                names = [k for k in tensors if k.startswith(f"{part}/")]
+                owner.restore({k.removeprefix(f"{part}/"): tensors[k] for k in names})
+            self.generator.set_state(tensors["generator"])
+            for model in (self.hrm, self.target):
+                model.start_H.copy_(tensors["start"][0])
+                model.start_L.copy_(tensors["start"][1])
+            self.update, self.transitions = (int(metadata[k]) for k in ("update", "transitions"))
+            return float(metadata["seconds"]), float(metadata["best"])
+        except KeyError as error:
+            raise ValueError(f"{path} has no {error}: expected what train.dqn saved") from None
+
+
+class Run:
+    """A run's folder: its log, its checkpoints, and the signals that end it early."""
+
+    def __init__(self, config: Config, trainer: Trainer) -> None:
+        self.config, self.trainer = config, trainer
+        self.folder = Path(config.run_dir or "")
+        self.stopped_by: int | None = None
+        seconds, self.best = 0.0, -1.0
+        if config.resume:
+            seconds, self.best = trainer.restore(self.folder / "state.safetensors")
+        self.began = time.perf_counter() - seconds
+        checkpoint.write_text(self.folder / "config.json", configs.to_json(config))
+        wandb = dataclasses.asdict(config) if config.wandb else None
+        self.log = Log(self.folder, config.updates, trainer.update, wandb)
+
+    def train(self) -> None:
+        """Cycle until the updates are done or a signal comes; log, evaluate and save on the way."""
+        trainer, config = self.trainer, self.config
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, self._on_signal)
+        logged, since = trainer.update, time.perf_counter()
+        while trainer.update < config.updates and self.stopped_by is None:
+            before = trainer.update
+            loss, q = trainer.cycle()
+            self.log.progress(trainer.update - before)
+            evaluates, logs, saves = (
+                trainer.update == config.updates or before // every != trainer.update // every
+                for every in (config.eval_every, config.log_every, config.save_every)
+            )
+            if logs or evaluates:
+                speed = (trainer.update - logged) / (time.perf_counter() - since)
+                numbers = self._numbers(loss, q, speed)
+                self.log.row(numbers | (self._evaluate() if evaluates else {}))
+                logged, since = trainer.update, time.perf_counter()
+            if saves:
+                self.save()
+        if self.stopped_by is not None:
+            self.save()
+
+    def _on_signal(self, number: int, _: object) -> None:
+        self.stopped_by = number
+
+    def _numbers(self, loss: Tensor, q: Tensor, speed: float) -> dict[str, float]:
+        trainer, dqn = self.trainer, self.config.dqn
+        numbers = {
+            "update": trainer.update,
+            "transitions": trainer.transitions,
+            "seconds": time.perf_counter() - self.began,
+            "updates_per_second": speed,
+            "charts/SPS": speed * dqn.num_mazes / self.config.hrm.segments,
+            "charts/epsilon": epsilon_at(dqn, trainer.update),
+            "charts/learning_rate": dqn.learning_rate * trainer.optimiser.share(trainer.update),
+            "losses/td_loss": loss.item(),
+            "losses/q_values": q.item(),
+        }
+        episodes, success, length, total = trainer.collector.finished()
+        if episodes:
+            numbers["charts/success"] = success
+            numbers["charts/episodic_length"] = length
+            numbers["charts/episodic_return"] = total
+        return numbers
+
+    def _evaluate(self) -> dict[str, float]:
+        """Greedy episodes on mazes that training never sees; the best weights so far are kept."""
+        config, judged = self.config, self.trainer.judged
+        with self.trainer.phase("evaluate"):
+            result = evaluate(judged, config.env, config.eval_episodes, SELECTION_SEED)
+        if result.success >= self.best:
+            self.best = result.success
+            checkpoint.save(self.folder / "best.safetensors", judged, config)
+        return {
+            "eval/success": result.success,
+            "eval/episodic_length": result.mean_length,
+            "eval/shortest_ratio": result.shortest_ratio,
+        }
+
+    def save(self) -> None:
+        with self.trainer.phase("save"):
+            checkpoint.save(self.folder / "last.safetensors", self.trainer.judged, self.config)
+            seconds = time.perf_counter() - self.began
+            self.trainer.save(self.folder / "state.safetensors", seconds, self.best)
+
+
+def choose_folder(config: Config) -> Config:
+    """Name the run's folder: the resumed one, the one asked for, or a free one under runs/."""
+    if config.resume:
+        return replace(config, run_dir=config.resume)
+    if config.run_dir:
+        if (Path(config.run_dir) / "config.json").exists():
+            raise ValueError(
+                f"run-dir is {config.run_dir!r}, which holds a run: expected a new folder, "
+                f"or --resume {config.run_dir}"
+            )
+        return config
+    name = f"runs/{config.preset}-{config.seed}"
+    free = (f"{name}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 10_000))))
+    return replace(config, run_dir=next(f for f in free if not Path(f).exists()))
+
+
+def choose_device(name: str) -> torch.device:
+    """ValueError: there is no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device is {name!r} ({why}): expected auto, cpu or cuda") from None
+
+
+def program() -> int:
+    config = choose_folder(configs.parse(description=__doc__ or ""))
+    device = choose_device(config.device)
+    trainer = Trainer(config, device)
+    run = Run(config, trainer)
+    size = sum(p.numel() for p in trainer.hrm.parameters())
+    run.log.say(f"{config.preset}: {size:,} parameters on {device}, run folder {run.folder}")
+    run.train()
+    run.log.close()
+    print(f"time went to  {trainer.phase.report()}")
+    if run.stopped_by is not None:
+        print(
+            f"stopped at update {trainer.update} of {config.updates}; saved. Continue with: "
+            f"python -m train.dqn --resume {run.folder}"
+        )
+        return 130 if run.stopped_by == signal.SIGINT else 0
+    print(f"learning curve in {curve.draw(run.folder)}; judge the agent with:")
+    print(f"  python -m train.evaluate {run.folder}\n  python -m train.watch {run.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.main(program)
