@@ -153,7 +153,7 @@ def main() -> None:
     print(machine())
     speeds = measure(rows(), args.repeats)
     fastest = statistics.median(speeds["corridors, N 4096, 1 thread"])
-    lines = [["row", "median steps/s", "slowest", "fastest", "ours is faster by"]]
+    lines = [["row", "median steps/s", "slowest", "fastest", "corridors / this"]]
     for name, values in speeds.items():
         median = statistics.median(values)
         lines.append([name, *(f"{v:.0f}" for v in (median, min(values), max(values)))])

@@ -1,6 +1,5 @@
 """The trainer: targets, exploration, carry across steps, exact continuation, and that it learns."""
 
-import copy
 import csv
 import os
 import signal
@@ -111,31 +110,25 @@ def test_carry_on_picks_by_maze() -> None:
 
 
 def test_a_batch_is_trained_once_per_segment_with_one_target() -> None:
-    """Two updates by hand, from a copy made before the cycle, give the same weights."""
-    trainer = Trainer(TINY, CPU)
-    for _ in range(4):
-        trainer.collect()
-    twin = copy.deepcopy(trainer.hrm)
-    generator = torch.Generator()
-    generator.set_state(trainer.generator.get_state())
-    weights = {n: p.detach().clone() for n, p in trainer.hrm.named_parameters()}
-    target = copy.deepcopy(trainer.target)
-    recorded = []
-    sample = trainer.replay.sample
-    trainer.replay.sample = lambda *a: recorded.append(sample(*a)) or recorded[-1]
+    """One cycle equals its statement by hand: same batch, one target, z carried, two updates."""
+    trainer, twin = Trainer(TINY, CPU), Trainer(TINY, CPU)
     trainer.cycle()
-    batch = recorded[0]
-    y = td_target(target, batch)
-    carry = twin.carry_from(batch.seed_tm1)
-    for _ in range(2):
-        carry, q = twin.segment(carry, batch.s_tm1)
+    for _ in range(4):  # learning_starts / num_mazes
+        twin.collect()
+    batch = twin.replay.sample(8, twin.generator)
+    q_t, _ = twin.target.decide(batch.s_t, batch.seed_t)
+    y = batch.r_t + batch.discount_t * q_t.max(1).values
+    carry = twin.hrm.carry_from(batch.seed_tm1)
+    for update in range(2):
+        carry, q = twin.hrm.segment(carry, batch.s_tm1)
         assert not carry.z_H.requires_grad
-        loss = ((q[torch.arange(8), batch.a_tm1] - y) ** 2).mean()
-        twin.zero_grad()
-        loss.backward()
+        ((q[torch.arange(8), batch.a_tm1] - y) ** 2).mean().backward()
+        twin.optimiser.step(update)
     assert trainer.update == 2
-    assert trainer.transitions == 5 * 4
-    assert any((p != weights[n]).any() for n, p in trainer.hrm.named_parameters())
+    assert trainer.transitions == twin.transitions == 4 * 4
+    assert torch.equal(trainer.optimiser.flat, twin.optimiser.flat)
+    assert torch.equal(trainer.optimiser.target_flat, twin.optimiser.target_flat)
+    assert (trainer.optimiser.flat != Trainer(TINY, CPU).optimiser.flat).any()
 
 
 def losses(trainer: Trainer, cycles: int) -> list[float]:
@@ -165,6 +158,19 @@ def test_same_seed_same_run_other_seed_another() -> None:
     assert losses(Trainer(TINY, CPU), 4) != losses(Trainer(replace(TINY, seed=1), CPU), 4)
 
 
+def test_halting_is_learned_and_shortens_decisions() -> None:
+    config = replace(TINY, updates=400, hrm=replace(TINY.hrm, halting=True, segments=4))
+    trainer = Trainer(config, CPU)
+    obs = trainer.collector.obs
+    before = trainer.hrm.halt_logits(trainer.hrm.decide(obs, segments=1)[1])
+    assert (before == -5).all()
+    while trainer.update < 200:
+        loss, _ = trainer.cycle()
+        assert loss.isfinite()
+    after = trainer.hrm.halt_logits(trainer.hrm.decide(obs, segments=1)[1])
+    assert (after > -5).all()  # both were pessimistic, both have learned
+
+
 def test_averaged_weights_are_the_judged_ones() -> None:
     trainer = Trainer(replace(TINY, dqn=replace(TINY.dqn, averaged=True)), CPU)
     assert trainer.judged is trainer.target
@@ -180,7 +186,7 @@ def test_run_writes_its_folder(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [int(row["update"]) for row in rows] == [4, 8, 12]
     assert [bool(row["eval/success"]) for row in rows] == [False, True, True]
-    assert int(rows[-1]["transitions"]) == 4 * 4 + 5 * 4  # learning_starts, then a step a batch
+    assert int(rows[-1]["transitions"]) == 4 * 4 + 5 * 4  # learning_starts, then one step a batch
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"best.safetensors", "last.safetensors", "state.safetensors", "config.json"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)

@@ -20,6 +20,7 @@ from train import config as configs
 from train.collect import Collector
 from train.config import Config
 from train.evaluate import SELECTION_SEED, evaluate
+from train.halting import best_action, segment_with_halting
 from train.log import Log, PhaseClock
 from train.optimiser import Optimiser
 from train.replay import Replay
@@ -55,11 +56,15 @@ class Trainer:
             batch = self.replay.sample(dqn.batch_size, self.generator)
         with phase("target"):
             y = td_target(self.target, batch)  # [B]
+            best = best_action(self.target, batch) if self.hrm.config.halting else None
         carry = self.hrm.carry_from(batch.seed_tm1)
-        for _ in range(min(self.config.hrm.segments, self.config.updates - self.update)):
+        for s in range(min(self.config.hrm.segments, self.config.updates - self.update)):
             with phase("segment"):
-                carry, q = self.hrm.segment(carry, batch.s_tm1)
-                loss = td_loss(q, batch.a_tm1, y)
+                if best is None:
+                    carry, q = self.hrm.segment(carry, batch.s_tm1)
+                    loss = td_loss(q, batch.a_tm1, y)
+                else:
+                    carry, q, loss = segment_with_halting(self.hrm, carry, batch, y, best, s)
             with phase("backward"):
                 loss.backward()
             with phase("optimiser"):
