@@ -138,10 +138,14 @@ class MazeBatch:
 
     def _empty_arrays(self) -> list[np.ndarray]:
         """For a Step; made by NumPy, since that costs 14 us a call where `torch.empty` costs 24."""
-        n, cells = self.num_envs, self.spec.cells
-        shapes = ((n, cells), n, n, n, (n, cells))
-        dtypes = (np.uint8, np.float32, np.bool_, np.bool_, np.uint8)
-        return [np.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+        n, board = self.num_envs, (self.num_envs, self.spec.cells)
+        return [
+            np.empty(board, np.uint8),
+            np.empty(n, np.float32),
+            np.empty(n, np.bool_),
+            np.empty(n, np.bool_),
+            np.empty(board, np.uint8),
+        ]
 
     def _actions(self, actions: torch.Tensor | np.ndarray) -> np.ndarray:
         array = actions.numpy(force=True) if isinstance(actions, torch.Tensor) else actions

@@ -156,6 +156,7 @@ class Run:
 
     def _on_signal(self, number: int, _: object) -> None:
         self.stopped_by = number
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait for the cycle's end
 
     def _numbers(self, loss: Tensor, q: Tensor, speed: float) -> dict[str, float]:
         trainer, dqn = self.trainer, self.config.dqn
@@ -241,7 +242,9 @@ def program() -> int:
             f"python -m train.dqn --resume {run.folder}"
         )
         return 130 if run.stopped_by == signal.SIGINT else 0
-    print(f"learning curve in {curve.draw(run.folder)}; judge the agent with:")
+    picture = run.folder / "learning_curve.png"
+    curve.draw([run.folder], picture)
+    print(f"learning curve in {picture}; judge the agent with:")
     print(f"  python -m train.evaluate {run.folder}\n  python -m train.watch {run.folder}")
     return 0
 

@@ -195,7 +195,7 @@ void Batch::shortest_path(int32_t *length, int64_t *action) {
             for (int cell = 0; cell < spec_.cells; ++cell) {
                 const uint8_t glyph = board(i)[cell];
                 if (passable(glyph) || glyph == kAgent)
-                    open.add(cell);
+                    open.add(cell - spec_.first_open);
             }
             Distances<kMaxWords> distances;
             const Maze &maze = mazes_[i];

@@ -1,4 +1,5 @@
-// One bit per cell, and breadth-first search as a few shifts of whole boards.
+// One bit per cell from the first open one on, and breadth-first search as a few shifts of whole
+// boards. Cells are open ones wherever a bit is asked for.
 #pragma once
 
 #include "common/host_device.h"
@@ -76,7 +77,7 @@ template <int W> struct Distances {
     HOST_DEVICE int nearer(const Spec &spec, int cell, int distance) const {
         const Bits<W> &inner = layer[(distance + 2) % 3];
         for (int action = 0; action < spec.actions; ++action)
-            if (inner.has(spec.next[kMaxActions * cell + action]))
+            if (inner.has(spec.next[kMaxActions * cell + action] - spec.first_open))
                 return action;
         return kNone;
     }
@@ -87,9 +88,9 @@ template <int W>
 HOST_DEVICE inline int search(const Spec &spec, const Bits<W> &open, int source, int target,
                               Distances<W> &distances) {
     distances = {};
-    distances.layer[0].add(source);
+    distances.layer[0].add(source - spec.first_open);
     Bits<W> fresh = distances.layer[0], unseen = open;
-    unseen.drop(source);
+    unseen.drop(source - spec.first_open);
     for (int distance = 1;; ++distance) {
         fresh = neighbours(spec, fresh);
         uint64_t any = 0;
@@ -103,7 +104,7 @@ HOST_DEVICE inline int search(const Spec &spec, const Bits<W> &open, int source,
         Bits<W> &layer = distances.layer[distance % 3];
         for (int i = 0; i < W; ++i)
             layer.word[i] |= fresh.word[i];
-        if (fresh.has(target))
+        if (fresh.has(target - spec.first_open))
             return distance;
     }
 }

@@ -84,10 +84,10 @@ HOST_DEVICE inline bool find_path(const Spec &spec, const Bits<W> &open, const M
     if (distance == kNone)
         return false;
     path = {};
-    path.add(maze.start);
+    path.add(maze.start - spec.first_open);
     for (int cell = maze.start; distance > 0; --distance) {
         cell = spec.next[kMaxActions * cell + distances.nearer(spec, cell, distance)];
-        path.add(cell);
+        path.add(cell - spec.first_open);
     }
     return true;
 }
@@ -110,13 +110,13 @@ HOST_DEVICE inline void place_walls(const Spec &spec, const Maze &maze, uint8_t 
         for (int attempt = 0; attempt < kTries; ++attempt) {
             const int i = stream.below(n);
             const int cell = eligible[i];
-            open.drop(cell);
-            if (!path.has(cell) || find_path(spec, open, maze, path)) {
+            open.drop(cell - spec.first_open);
+            if (!path.has(cell - spec.first_open) || find_path(spec, open, maze, path)) {
                 board[cell] = kWall;
                 eligible[i] = eligible[--n];
                 break;
             }
-            open.add(cell);
+            open.add(cell - spec.first_open);
         }
     }
 }

@@ -20,13 +20,8 @@ bool is_open(uint8_t glyph) {
 void fill_cells(Spec &spec, const uint8_t *map) {
     for (int cell = 0; cell < spec.cells; ++cell) {
         const uint8_t glyph = map[cell];
-        const int col = cell % spec.cols;
         spec.map[cell] = glyph == kAgent || glyph == kGoal ? kFloor : glyph;
         spec.picture[cell] = is_open(glyph) ? kFloor : glyph;
-        const uint64_t bit = uint64_t{1} << (cell & 63);
-        spec.open[cell >> 6] |= is_open(glyph) ? bit : 0;
-        spec.not_first[cell >> 6] |= col > 0 ? bit : 0;
-        spec.not_last[cell >> 6] |= col < spec.cols - 1 ? bit : 0;
         if (glyph == kDoorway)
             spec.doorway[spec.doorways++] = static_cast<uint16_t>(cell);
         else if (glyph == kAgent)
@@ -35,6 +30,19 @@ void fill_cells(Spec &spec, const uint8_t *map) {
             spec.goal = cell;
         else if (is_open(glyph))
             spec.floor[spec.floors++] = static_cast<uint16_t>(cell);
+    }
+}
+
+void fill_bits(Spec &spec) {
+    const uint8_t *begin = spec.picture, *end = begin + spec.cells;
+    spec.first_open = static_cast<int>(std::find(begin, end, kFloor) - begin);
+    for (int cell = spec.first_open; cell < spec.cells; ++cell) {
+        const int i = (cell - spec.first_open) >> 6, col = cell % spec.cols;
+        const uint64_t bit = uint64_t{1} << ((cell - spec.first_open) & 63);
+        spec.open[i] |= spec.picture[cell] == kFloor ? bit : 0;
+        spec.not_first[i] |= col > 0 ? bit : 0;
+        spec.not_last[i] |= col < spec.cols - 1 ? bit : 0;
+        spec.words = spec.picture[cell] == kFloor ? i + 1 : spec.words;
     }
 }
 
@@ -73,7 +81,6 @@ Spec make_spec(const Settings &settings, const uint8_t *map, const uint8_t *room
     spec.rows = settings.rows;
     spec.cols = settings.cols;
     spec.cells = spec.rows * spec.cols;
-    spec.words = (spec.cells + 63) / 64;
     spec.actions = settings.actions;
     spec.closed_doors = settings.closed_doors;
     spec.fixed_walls = settings.fixed_walls;
@@ -85,6 +92,7 @@ Spec make_spec(const Settings &settings, const uint8_t *map, const uint8_t *room
                                 : static_cast<uint64_t>(std::llround(settings.p_change * 0x1p32));
     spec.start = spec.goal = kNone;
     fill_cells(spec, map);
+    fill_bits(spec);
     fill_next(spec);
     const int fixed = (spec.start != kNone) + (spec.goal != kNone);
     if (spec.closed_doors < 0 || spec.closed_doors > spec.doorways)

@@ -44,6 +44,7 @@ struct Spec {
     int goals[4];                   //
     uint16_t goal_of[4][kMaxCells]; //
 
+    int first_open;                // the cell of bit 0: an outer wall needs no bits
     int words;                     // 64-bit words of a bitboard
     uint64_t open[kMaxWords];      // floor and doorways
     uint64_t not_first[kMaxWords]; // cells that are not in the first column
