@@ -7,6 +7,7 @@ HRM_FAST_SANITIZE=1 builds with AddressSanitizer and UBSan.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 GPU_ARCHITECTURES = (80, 90, 100)
+SANITIZE = os.environ.get("HRM_FAST_SANITIZE") == "1"
 
 
 def find_ninja() -> str:
@@ -31,7 +33,7 @@ def find_ninja() -> str:
 
 
 def find_nvcc() -> str | None:
-    if os.environ.get("HRM_FAST_CUDA") == "0":
+    if SANITIZE or os.environ.get("HRM_FAST_CUDA") == "0":
         return None
     return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
@@ -47,13 +49,12 @@ def gencode(nvcc: str) -> list[str]:
 def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
     cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or "clang++"
     mac = sys.platform == "darwin"
-    include = [f"-I{ROOT / 'csrc'}", f"-I{pybind11.get_include()}"]
-    include += [f"-I{sysconfig.get_path('include')}"]
+    folders = (ROOT / "csrc", pybind11.get_include(), sysconfig.get_path("include"))
+    include = [shlex.quote(f"-I{folder}").replace("$", "$$") for folder in folders]
     flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
-    if os.environ.get("HRM_FAST_SANITIZE") == "1":
+    if SANITIZE:
         sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         flags += ["-O1", "-g", "-fno-omit-frame-pointer", *sanitize]
-        nvcc = None
     else:
         sanitize = []
         flags += ["-O3", "-DNDEBUG"]
@@ -71,7 +72,7 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
     ]
     if nvcc:
         cuda_flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC"]
-        cuda_flags += [f"-I{ROOT / 'csrc'}", *gencode(nvcc)]
+        cuda_flags += [include[0], *gencode(nvcc)]
         rules += [
             f"rule cuda\n  command = {nvcc} {' '.join(cuda_flags)} -MD -MF $out.d -c $in -o $out",
             "  depfile = $out.d\n  deps = gcc\n  description = nvcc $in",
@@ -94,10 +95,10 @@ class NinjaBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         nvcc = find_nvcc()
         if nvcc is None:
-            print("nvcc not found: the CUDA kernels are left out")
+            print("no nvcc, or not wanted: the CUDA kernels are left out")
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        kind = "sanitize" if os.environ.get("HRM_FAST_SANITIZE") == "1" else "native"
+        kind = "sanitize" if SANITIZE else "native"
         # in the tree, not in setuptools' temporary folder: a second build starts from the first
         folder = ROOT / "build" / f"{kind}-{sys.implementation.cache_tag}" / ext.name
         folder.mkdir(parents=True, exist_ok=True)

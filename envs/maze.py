@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from envs import _maze
-from envs.spec import MazeSpec
+from envs.spec import MazeSpec, check_integer
 
 
 class Step(NamedTuple):
@@ -44,9 +44,9 @@ class MazeBatch:
         device: torch.device | str = "cpu",
         threads: int = 0,
     ) -> None:
-        _check_integer("num_envs", num_envs, 1, 2**24)
-        _check_integer("seed", seed, 0, 2**64 - 1)
-        _check_integer("threads", threads, 0, 1024)
+        check_integer("num_envs", num_envs, 1, 2**24)
+        check_integer("seed", seed, 0, 2**64 - 1)
+        check_integer("threads", threads, 0, 1024)
         self.spec = spec
         self.num_envs = num_envs
         self.device = torch.device(device)
@@ -187,11 +187,6 @@ def _quadrants(rows: int, cols: int) -> np.ndarray:
     south = np.arange(rows)[:, None] > rows // 2
     east = np.arange(cols)[None, :] > cols // 2
     return np.where(south, np.where(east, 2, 3), np.where(east, 1, 0)).astype(np.uint8)
-
-
-def _check_integer(field: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{field} is {value!r}: expected an integer, {low} to {high}")
 
 
 def _checked(

@@ -107,7 +107,9 @@ class MazeSpec:
         """`closed_doors` with the map's default filled in."""
         if self.closed_doors is not None:
             return self.closed_doors
-        return {"four-rooms": 1, "corridors": 5}.get(_name(self.map), 0)
+        if self.map == "corridors":
+            return 5
+        return 1 if self.map == "four-rooms" else 0
 
     @property
     def wall_count(self) -> int:
@@ -122,10 +124,6 @@ class MazeSpec:
         return "|" if self.map == "four-rooms" else "#"
 
 
-def _name(map_: str | tuple[str, ...]) -> str:
-    return map_ if isinstance(map_, str) else ""
-
-
 def _base_rows(spec: MazeSpec) -> tuple[str, ...]:
     if spec.map == "four-rooms":
         return FOUR_ROOMS
@@ -137,7 +135,7 @@ def _base_rows(spec: MazeSpec) -> tuple[str, ...]:
     return tuple(spec.map.strip("\n").split("\n")) if isinstance(spec.map, str) else spec.map
 
 
-def _check_integer(field: str, value: object, low: int, high: int) -> None:
+def check_integer(field: str, value: object, low: int, high: int) -> None:
     expected = f"expected {low} to {high}" if high < 2**31 - 1 else f"expected {low} or more"
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{field} is {value!r}: expected an integer, {expected[9:]}")
@@ -146,10 +144,10 @@ def _check_integer(field: str, value: object, low: int, high: int) -> None:
 
 
 def _check_numbers(spec: MazeSpec) -> None:
-    _check_integer("actions", spec.actions, 4, 8)
+    check_integer("actions", spec.actions, 4, 8)
     if spec.actions not in (4, 8):
         raise ValueError(f"actions is {spec.actions}: expected 4 or 8")
-    _check_integer("max_steps", spec.max_steps, 1, 2**31 - 1)
+    check_integer("max_steps", spec.max_steps, 1, 2**31 - 1)
     ranges = {
         "closed_doors": (0, MAX_CELLS),
         "fixed_walls": (0, MAX_CELLS),
@@ -159,7 +157,7 @@ def _check_numbers(spec: MazeSpec) -> None:
     }
     for field, (low, high) in ranges.items():
         if getattr(spec, field) is not None:
-            _check_integer(field, getattr(spec, field), low, high)
+            check_integer(field, getattr(spec, field), low, high)
     p = spec.p_change
     if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p <= 1:
         raise ValueError(f"p_change is {p!r}: expected 0 to 1")

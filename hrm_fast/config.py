@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Positions = Literal["rope", "rope2d", "learned", "rope2d+learned"]
+PositionStart = Literal["random", "sincos"]
 QToken = Literal["last", "agent", "mean"]
 CarryMode = Literal["reset", "carry", "full"]
 Kernels = Literal["auto", "reference", "triton", "cuda", "cpu"]
@@ -11,6 +12,7 @@ DType = Literal["float32", "bfloat16"]
 
 CHOICES = {
     "positions": get_args(Positions),
+    "position_start": get_args(PositionStart),
     "q_token": get_args(QToken),
     "carry": get_args(CarryMode),
     "kernels": get_args(Kernels),
@@ -50,8 +52,10 @@ class HRMConfig:
     """Segments per decision, S."""
     positions: Positions = "rope"
     """How tokens know their place: rotation by index or by row and column, or a learned vector."""
+    position_start: PositionStart = "random"
+    """Learned positions at first: random, or sines and cosines of row and column."""
     columns: int | None = None
-    """Columns of the board; the rope2d positions need them."""
+    """Columns of the board; rope2d and sincos positions need them."""
     rope_base: float = 10000.0
     """Base of the rotation's frequencies; small boards want a small one."""
     q_token: QToken = "last"
@@ -89,12 +93,14 @@ class HRMConfig:
             bad("heads", self.heads, f"a divisor of width {self.width}")
         if self.positions == "rope" and self.head_size % 2:
             bad("heads", self.heads, f"width {self.width} / heads to be even for 'rope'")
-        if "rope2d" in self.positions:
-            if self.head_size % 4:
-                what = f"width {self.width} / heads to be a multiple of 4 for {self.positions!r}"
-                bad("heads", self.heads, what)
-            if self.columns is None or self.cells % self.columns:
-                bad("columns", self.columns, f"a divisor of cells {self.cells}")
+        if "rope2d" in self.positions and self.head_size % 4:
+            what = f"width {self.width} / heads to be a multiple of 4 for {self.positions!r}"
+            bad("heads", self.heads, what)
+        if self.position_start == "sincos" and self.width % 4:
+            bad("width", self.width, "a multiple of 4 for 'sincos'")
+        by_place = "rope2d" in self.positions or self.position_start == "sincos"
+        if by_place and (self.columns is None or self.cells % self.columns):
+            bad("columns", self.columns, f"a divisor of cells {self.cells}")
         if self.q_token == "agent" and self.vocab_size <= AGENT:
             bad("vocab", self.vocab, f"more than {AGENT}, the agent's code")
 

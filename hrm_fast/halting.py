@@ -13,10 +13,10 @@ def halting_loss(
     is_right     [B]     whether this segment's answer is right (for a Q function the caller's
                          choice, such as: its greedy action is the target network's last one)
     next_logits  [B, 2]  after the next segment; gets no gradient
-    is_last      [B]     whether the next segment is the last one allowed
+    is_last      [B]     whether this segment is the last one allowed
 
-    Halting is worth is_right; continuing is worth the best that the next segment can do: its
-    sigmoid(halt) where it is the last, else sigmoid(max(halt, continue)). The loss is the mean
+    Halting is worth is_right; continuing is worth the best that the next segment can do:
+    sigmoid(max(halt, continue)), or after the last segment its sigmoid(halt). The loss is the mean
     of the two binary cross-entropies. Source: HRM, arXiv 2506.21734, and its published code.
     """
     halt, proceed = logits.float().unbind(1)

@@ -78,6 +78,23 @@ def rope_tables(config: HRMConfig) -> Rope | None:
     return torch.cat((cos, cos), 1).unsqueeze(1), torch.cat((-sin, sin), 1).unsqueeze(1)
 
 
+def learned_positions(config: HRMConfig) -> torch.Tensor:
+    """What the learned positions [T, D] start from, each vector of length about 1.
+
+    "random": as the published code. "sincos": a cell's row and column as sines and cosines of
+    D/4 frequencies each, from 1 to 1/20 radian a cell, so that near cells are alike from the start.
+    """
+    width = config.width
+    position = truncated_normal(config.tokens, width, std=width**-0.5)
+    if config.position_start == "sincos":
+        assert config.columns is not None
+        cell = torch.arange(config.cells)
+        place = (cell // config.columns, cell % config.columns)
+        angle = torch.cat([turns(p, width // 4, 20.0) for p in place], dim=1)  # [cells, D/2]
+        position[1:] = torch.cat((angle.sin(), angle.cos()), dim=1) * (2 / width) ** 0.5
+    return position
+
+
 def turns(position: torch.Tensor, pairs: int, base: float) -> torch.Tensor:
     """Angles [T, pairs]: position times base^(-i / pairs).
 

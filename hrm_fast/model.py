@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from hrm_fast.config import AGENT, HRMConfig
-from hrm_fast.layers import Block, BlockWeights, level, rope_tables, truncated_normal, weight
+from hrm_fast.layers import (
+    Block,
+    BlockWeights,
+    learned_positions,
+    level,
+    rope_tables,
+    truncated_normal,
+    weight,
+)
 from kernels.attention_block import Rope
 
 
@@ -56,7 +64,7 @@ class HRM(nn.Module):
         self.embed = nn.Parameter(truncated_normal(config.vocab_size, width, std=width**-0.5))
         self.position: nn.Parameter | None = None
         if "learned" in config.positions:
-            self.position = nn.Parameter(truncated_normal(config.tokens, width, std=width**-0.5))
+            self.position = nn.Parameter(learned_positions(config))
         self.puzzle = nn.Parameter(torch.zeros(width))
         self.L = nn.ModuleList(Block(config) for _ in range(config.l_layers))
         self.H = nn.ModuleList(Block(config) for _ in range(config.h_layers))

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from hrm_fast import HRM
 from train import checkpoint, cli, evaluate
 from train import config as configs
-from train.config import PRESETS
-from train.dqn import choose_device, choose_folder
+from train.config import PRESETS, choose_device
+from train.dqn import choose_folder
 
 QUICK = PRESETS["quick"]
 
@@ -26,7 +26,9 @@ BAD_FLAGS = [
     (["--dqn.gamma", "1.5"], ["dqn.gamma", "1.5", "0 to 1"]),
     (["--dqn.learning-rate", "nan"], ["dqn.learning-rate", "nan"]),
     (["--dqn.replay-size", "100"], ["dqn.replay-size", "100", "at least"]),
-    (["--dqn.learning-starts", "999999"], ["dqn.learning-starts", "999999", "at most"]),
+    (["--dqn.learning-starts", "100000"], ["dqn.learning-starts", "100000", "at most 99968"]),
+    (["--dqn.relabel", "2"], ["dqn.relabel", "2", "0 to 1"]),
+    (["--hrm.vocab", "70"], ["hrm.vocab", "70", "more than 124"]),
     (["--env.p-change", "1.5"], ["p_change", "1.5", "0 to 1"]),
     (["--env.closed-doors", "5"], ["closed_doors", "5", "0 to 4"]),
     (["--env.actions", "5"], ["actions", "5", "4 or 8"]),
@@ -73,13 +75,29 @@ def test_good_flags() -> None:
     assert config.hrm.cells == 49
     room = configs.parse(["--preset", "quick", "--env.map", "room", "--env.closed-doors", "0"])
     assert (room.hrm.cells, room.hrm.columns) == (81, 9)
+    same = configs.parse(["--preset=quick", "--env.actions", "8", "--hrm.actions", "8"])
+    assert same.hrm.actions == 8
 
 
 def test_map_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("..d..\n..|..\n")
-    config = configs.parse(["--preset", "quick", "--env.map", str(file)])
-    assert config.env.board == ("..d..", "..|..")
+    for flags in (["--env.map", str(file)], [f"--env.map={file}"]):
+        config = configs.parse(["--preset", "quick", *flags])
+        assert config.env.board == ("..d..", "..|..")
+
+
+def test_a_resumed_run_keeps_its_seed_and_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = configs.replace(QUICK, run_dir=str(tmp_path))
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    resumed = configs.parse(["--resume", str(tmp_path), "--updates", "13000"])
+    assert resumed == configs.replace(config, resume=str(tmp_path), updates=13_000)
+    for flags in (["--seed", "1"], ["--run-dir", "x"], ["--preset", "paper-maze"]):
+        with pytest.raises(SystemExit):
+            cli.main(lambda flags=flags: configs.parse(["--resume", str(tmp_path), *flags]))
+        assert flags[0].strip("-") in capsys.readouterr().err
 
 
 def test_every_preset_is_the_published_one_or_says_how_it_differs() -> None:
@@ -188,6 +206,43 @@ def test_evaluate_of_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureF
     err = capsys.readouterr().err
     assert str(path) in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--episodes", "0"], "episodes is 0: expected 1 or more"),
+        (["--segments", "0"], "segments is 0: expected 1 or more"),
+        (["--seed", "-4294967296"], "seed is -4294967296: expected 0 to"),
+        (["--device", "meta"], "device is 'meta': expected auto, cpu or cuda"),
+        (["--json", "/dev/null/x.json"], "/dev/null/x.json could not be written"),
+    ],
+)
+def test_evaluate_bad_flags(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "good.safetensors"
+    checkpoint.save(path, HRM(QUICK.hrm), QUICK)
+    with pytest.raises(SystemExit) as stop:
+        args = [str(path), *(["--episodes", "2"] if "--episodes" not in flags else []), *flags]
+        cli.main(lambda: cli.parse(evaluate.program, args=args))
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_evaluate_writes_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, out = tmp_path / "good.safetensors", tmp_path / "result.json"
+    checkpoint.save(path, HRM(QUICK.hrm), QUICK)
+    cli.parse(evaluate.program, args=[str(path), "--episodes", "64", "--json", str(out)])
+    numbers = json.loads(out.read_text())
+    names = {"success", "success_low", "success_high", "mean_length", "shortest_ratio"}
+    assert names <= set(numbers)
+    assert numbers["success_low"] <= numbers["success"] <= numbers["success_high"]
+    walker = numbers["others"]["shortest path, re-planned"]
+    assert walker["success"] > 0.95
+    assert 1 <= walker["shortest_ratio"] < 1.2
+    assert numbers["others"]["random"]["success"] < 0.5
+    assert "success" in capsys.readouterr().out
 
 
 def test_a_taken_run_folder_is_not_overwritten(tmp_path: Path) -> None:

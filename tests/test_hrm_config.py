@@ -28,6 +28,11 @@ BAD_FIELDS = [
         "heads is 2: expected width 12 / heads to be a multiple of 4 for 'rope2d'",
     ),
     ({"positions": "rope2d"}, "columns is None: expected a divisor of cells 143"),
+    ({"position_start": "sincos"}, "columns is None: expected a divisor of cells 143"),
+    (
+        {"position_start": "sincos", "width": 6, "positions": "learned", "columns": 13},
+        "width is 6: expected a multiple of 4 for 'sincos'",
+    ),
     (
         {"positions": "rope2d+learned", "columns": 7},
         "columns is 7: expected a divisor of cells 143",

@@ -41,7 +41,11 @@ def build(**dqn: float) -> tuple[HRM, HRM, Optimiser]:
     torch.manual_seed(0)
     hrm = HRM(TINY)
     target = copy.deepcopy(hrm)
-    return hrm, target, Optimiser(hrm, target, replace(Config(updates=100), dqn=DQNConfig(**dqn)))
+    return (
+        hrm,
+        target,
+        Optimiser(hrm, target, replace(Config("quick", updates=100), dqn=DQNConfig(**dqn))),
+    )
 
 
 def test_parameters_are_views_of_the_flat_vector() -> None:

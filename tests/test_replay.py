@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hrm_fast import Carry
+from train.config import DQNConfig
 from train.replay import Replay, Transition
 
 N, CELLS, D = 3, 5, 2
@@ -33,9 +34,14 @@ def record(steps: int, seed: int = 0) -> list[Transition]:
     return recorded
 
 
+def settings(size: int, n_step: int) -> DQNConfig:
+    starts = min(size, 1_024)
+    return DQNConfig(num_mazes=N, replay_size=size, n_step=n_step, learning_starts=starts)
+
+
 def filled(steps: int, size: int, n_step: int) -> tuple[Replay, list[Transition]]:
     recorded = record(steps)
-    replay = Replay(size, n_step, recorded[0].s_tm1, recorded[0].seed_tm1)
+    replay = Replay(settings(size, n_step), recorded[0].s_tm1, recorded[0].seed_tm1)
     for step in recorded:
         replay.add(step)
     return replay, recorded
@@ -69,7 +75,7 @@ def test_n_step_returns(n_step: int, steps: int) -> None:
 
 def test_state_round_trip() -> None:
     replay, recorded = filled(17, 10 * N, 2)
-    other = Replay(10 * N, 2, recorded[0].s_tm1, recorded[0].seed_tm1)
+    other = Replay(settings(10 * N, 2), recorded[0].s_tm1, recorded[0].seed_tm1)
     other.restore(replay.state())
     for step in record(3, seed=5):
         replay.add(step)
@@ -80,15 +86,31 @@ def test_state_round_trip() -> None:
     assert len(replay) == len(other) == 30
 
 
+@pytest.mark.parametrize("rows", [10, 17, 30])  # the same, a full and a larger ring
+def test_continues_in_a_ring_of_another_size(rows: int) -> None:
+    replay, recorded = filled(17, 10 * N, 2)
+    other = Replay(settings(rows * N, 2), recorded[0].s_tm1, recorded[0].seed_tm1)
+    other.restore(replay.state())
+    for step in (later := record(4, seed=9)):
+        other.add(step)
+    batch = other.sample(300, torch.Generator().manual_seed(0))
+    known = {tuple(row.tolist()) for step in [*recorded[7:], *later] for row in step.s_tm1}
+    assert {tuple(row.tolist()) for row in batch.s_tm1} <= known
+    assert len(other) == min(14, rows) * N
+
+
 def test_another_shape_is_refused() -> None:
     replay, recorded = filled(5, 10 * N, 1)
     wider = torch.nn.functional.pad(recorded[0].s_tm1, (0, 1))
-    other = Replay(10 * N, 1, wider, recorded[0].seed_tm1)
+    other = Replay(settings(10 * N, 1), wider, recorded[0].seed_tm1)
     with pytest.raises(ValueError, match=r"replay\.s_tm1 is \[5, 3, 5\]: expected"):
         other.restore(replay.state())
+    with pytest.raises(ValueError, match=r"replay\.s_tm1 is \[5, 3, 5\]: expected \[up to 4"):
+        smaller = Replay(settings(4 * N, 1), recorded[0].s_tm1, recorded[0].seed_tm1)
+        smaller.restore(replay.state())
 
 
 def test_too_large_for_the_memory() -> None:
     recorded = record(1)[0]
     with pytest.raises(ValueError, match=r"dqn\.replay-size is .*GiB free"):
-        Replay(10**12, 1, recorded.s_tm1, recorded.seed_tm1)
+        Replay(settings(10**12, 1), recorded.s_tm1, recorded.seed_tm1)

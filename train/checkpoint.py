@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -47,8 +48,7 @@ def write_text(path: Path, text: str) -> None:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     with replacing(path) as part:
-        own = {name: x.detach().cpu().clone() for name, x in tensors.items()}
-        save_file(own, part, metadata)
+        save_file({name: x.contiguous().cpu() for name, x in tensors.items()}, part, metadata)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -67,10 +67,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def save(path: Path, hrm: HRM, config: Config) -> None:
     """Write the model's weights with its config."""
-    save_tensors(path, hrm.state_dict(), {"config": configs.to_json(config)})
+    own = {name: x.clone() for name, x in hrm.state_dict().items()}  # they were views of one vector
+    save_tensors(path, own, {"config": configs.to_json(config)})
 
 
-def load(path: str | Path, device: str = "cpu") -> tuple[Config, HRM]:
+def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Config, HRM]:
     """Read a checkpoint file, or a run folder's best (else last) one.
 
     Raises:

@@ -41,12 +41,13 @@ def parse(
 
 def _read_maps(args: Sequence[str]) -> list[str]:
     """`--env.map FILE.txt` stands for the rows in the file."""
-    read: list[str] = []
-    for arg in args:
-        if read and read[-1] in ("--map", "--env.map") and arg.endswith(".txt"):
-            read[-1] += "=" + Path(arg).read_text()  # one word: a row may begin with '-'
-        else:
-            read.append(arg)
+    joined = re.sub(r"(--(?:env\.)?map)\0", r"\1=", "\0".join(args)).split("\0")
+    read = []
+    for arg in joined:
+        flag, _, value = arg.partition("=")
+        if flag in ("--map", "--env.map") and value.endswith(".txt"):
+            arg = f"{flag}={Path(value).read_text()}\n"  # noqa: PLW2901
+        read.append(arg)
     return read
 
 
@@ -67,5 +68,7 @@ def main(program: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:  # the reader of a pipe has gone: nothing to tell, nobody to tell it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (ValueError, OSError) as error:
         fail(error)

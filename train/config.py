@@ -6,6 +6,7 @@ import sys
 import types
 import typing
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,14 @@ def require(name: str, value: object, good: bool, expected: str) -> None:
         raise ValueError(f"{name} is {value!r}: expected {expected}")
 
 
+DQN_RANGES: dict[str, tuple[float, float]] = {  # those not named here: 0 to 1
+    **dict.fromkeys(("num_mazes", "batch_size", "replay_size"), (1, inf)),
+    **dict.fromkeys(("learning_starts", "n_step"), (1, inf)),
+    **dict.fromkeys(("epsilon_updates", "warmup_updates"), (0, inf)),
+    **dict.fromkeys(("beta1", "beta2"), (0, 0.999999)),
+}
+
+
 @dataclass(frozen=True)
 class DQNConfig:
     """Deep Q-learning (Mnih et al. 2015) as HRM-Agent uses it; defaults as published."""
@@ -38,6 +47,8 @@ class DQNConfig:
     """Transitions that are collected before the first update."""
     n_step: int = 1
     """Rewards summed before the target bootstraps."""
+    relabel: float = 0.0
+    """Share of a batch that gets a cell reached soon after as its goal (see train/hindsight.py)."""
     gamma: float = 0.95
     """Discount of one environment step."""
     epsilon_start: float = 1.0
@@ -51,7 +62,7 @@ class DQNConfig:
     learning_rate: float = 1e-4
     """AdamATan2's learning rate after the warm-up."""
     warmup_updates: int = 10_000
-    """Updates over which both learning rates rise linearly from zero."""
+    """Updates over which both learning rates rise linearly."""
     final_learning_rate: float = 1.0
     """Share of the learning rates that is left at the last update (linear fall; 1 is constant)."""
     beta1: float = 0.9
@@ -70,38 +81,23 @@ class DQNConfig:
     """Treat the time limit as an end without future, as the published code does."""
 
     def __post_init__(self) -> None:
-        counts = ("num_mazes", "batch_size", "replay_size", "learning_starts", "n_step")
-        shares = ("gamma", "epsilon_start", "epsilon_end", "target_decay", "final_learning_rate")
-        rates = ("learning_rate", "weight_decay", "puzzle_learning_rate", "puzzle_weight_decay")
         for name, value in vars(self).items():
-            path = f"dqn.{name.replace('_', '-')}"
-            if name in counts:
-                require(path, value, value >= 1, "1 or more")
-            elif name in ("epsilon_updates", "warmup_updates"):
-                require(path, value, value >= 0, "0 or more")
-            elif name in shares:
-                require(path, value, 0 <= value <= 1, "0 to 1")
-            elif name in ("beta1", "beta2"):
-                require(path, value, 0 <= value < 1, "0 to less than 1")
-            elif name in rates:
-                require(path, value, 0 <= value < 10, "0 to 10")
-        least = self.num_mazes * (self.n_step + 1)
-        why = f"at least {least}, that is num-mazes * (n-step + 1)"
-        require("dqn.replay-size", self.replay_size, self.replay_size >= least, why)
-        why = f"at most replay-size, {self.replay_size}"
-        require(
-            "dqn.learning-starts",
-            self.learning_starts,
-            self.learning_starts <= self.replay_size,
-            why,
-        )
+            low, high = DQN_RANGES.get(name, (0, 1))
+            limits = f"{low} to {high}" if high < inf else f"{low} or more"
+            require(f"dqn.{name.replace('_', '-')}", value, low <= value <= high, limits)
+        rows = self.replay_size // self.num_mazes
+        why = f"at least {self.num_mazes * (self.n_step + 1)}, that is num-mazes * (n-step + 1)"
+        require("dqn.replay-size", self.replay_size, rows > self.n_step, why)
+        most, starts = rows * self.num_mazes, self.learning_starts
+        why = f"at most {most}, what the replay holds"
+        require("dqn.learning-starts", starts, starts <= most, why)
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that decides a run."""
 
-    preset: PresetName = "paper-maze"
+    preset: PresetName
     """Named starting point; every other flag changes one of its values."""
     updates: int = 200_000
     """Optimiser updates in all."""
@@ -136,6 +132,14 @@ class Config:
         require("seed", self.seed, 0 <= self.seed < SEED_LIMIT, limit)
 
 
+def fit_model_to_board(config: Config) -> Config:
+    """The model's tokens and actions follow from the maze; they are not set by hand."""
+    env, hrm = config.env, config.hrm
+    highest = ord("|")  # of the codes on a board
+    require("hrm.vocab", hrm.vocab, hrm.vocab_size > highest, f"more than {highest}")
+    return replace(config, hrm=replace(hrm, cells=env.cells, columns=env.cols, actions=env.actions))
+
+
 # The four rooms that quick walks: 7 x 7 cells, rooms of 3 x 3.
 SMALL_FOUR_ROOMS = (
     "...|...",
@@ -147,17 +151,17 @@ SMALL_FOUR_ROOMS = (
     "...|...",
 )
 
-PRESETS: dict[str, Config] = {
-    "paper-maze": Config(
+_PRESETS = (
+    Config(
         preset="paper-maze",
         dqn=DQNConfig(timeout_is_terminal=True),
     ),
-    "paper-four-rooms": Config(
+    Config(
         preset="paper-four-rooms",
         env=MazeSpec(map="four-rooms"),
         dqn=DQNConfig(timeout_is_terminal=True),
     ),
-    "quick": Config(
+    Config(
         preset="quick",
         updates=12_000,
         log_every=250,
@@ -176,6 +180,7 @@ PRESETS: dict[str, Config] = {
             l_cycles=2,
             segments=2,
             positions="rope2d+learned",
+            position_start="sincos",
             rope_base=100.0,
             q_token="agent",
             zero_head=True,
@@ -185,6 +190,7 @@ PRESETS: dict[str, Config] = {
             batch_size=64,
             replay_size=100_000,
             n_step=3,
+            relabel=0.5,
             epsilon_end=0.05,
             epsilon_updates=4_000,
             target_decay=0.99,
@@ -195,16 +201,10 @@ PRESETS: dict[str, Config] = {
             averaged=True,
         ),
     ),
-}
+)
 
 
-def fit_model_to_board(config: Config) -> Config:
-    """The model's tokens and actions follow from the maze; they are not set by hand."""
-    env, hrm = config.env, config.hrm
-    return replace(config, hrm=replace(hrm, cells=env.cells, columns=env.cols, actions=env.actions))
-
-
-PRESETS = {name: fit_model_to_board(config) for name, config in PRESETS.items()}
+PRESETS: dict[str, Config] = {config.preset: fit_model_to_board(config) for config in _PRESETS}
 
 
 def parse(args: list[str] | None = None, description: str = "") -> Config:
@@ -217,11 +217,16 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
         default = "paper-maze" if torch.cuda.is_available() else "quick"
         start = PRESETS.get(_flag(args, "--preset") or default, PRESETS[default])
     config = cli.parse(Config, description, start, args)
+    if resume is not None:
+        for name in ("preset", "seed", "run_dir"):
+            asked, kept = getattr(config, name), getattr(start, name)
+            require(name.replace("_", "-"), asked, asked == kept, f"{kept!r}, as the run began")
+    fitted = fit_model_to_board(config)
     for name in ("cells", "columns", "actions"):
-        asked, preset = getattr(config.hrm, name), getattr(start.hrm, name)
-        follows = f"it to follow from env ({getattr(fit_model_to_board(config).hrm, name)})"
-        require(f"hrm.{name}", asked, asked == preset, follows)
-    return fit_model_to_board(config)
+        asked, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
+        good = asked in (right, getattr(start.hrm, name))
+        require(f"hrm.{name}", asked, good, f"{right}, which follows from env")
+    return fitted
 
 
 def _flag(args: list[str], name: str) -> str | None:
@@ -231,6 +236,19 @@ def _flag(args: list[str], name: str) -> str | None:
         if arg.startswith(name + "="):
             return arg.removeprefix(name + "=")
     return None
+
+
+def choose_device(name: str) -> torch.device:
+    """ValueError: there is no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device is {name!r} ({why}): expected auto, cpu or cuda") from None
+    require("device", name, device.type in ("cpu", "cuda"), "auto, cpu or cuda")
+    return device
 
 
 def to_json(config: Config) -> str:

@@ -5,6 +5,7 @@ python -m train.dqn --preset quick
 
 import copy
 import dataclasses
+import importlib.util
 import signal
 import time
 from dataclasses import replace
@@ -38,9 +39,7 @@ class Trainer:
         self.optimiser = Optimiser(self.hrm, self.target, config)
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.collector = Collector(config.env, config.dqn, self.hrm, config.seed)
-        self.replay = Replay(
-            config.dqn.replay_size, config.dqn.n_step, self.collector.obs, self.collector.seed
-        )
+        self.replay = Replay(config.dqn, self.collector.obs, self.collector.seed)
         self.update = 0
         self.transitions = 0
         self.phase = PhaseClock()
@@ -95,13 +94,16 @@ class Trainer:
         tensors["generator"] = self.generator.get_state()
         tensors["start"] = torch.stack((self.hrm.start_H, self.hrm.start_L))
         counts = {"update": self.update, "transitions": self.transitions}
-        metadata = {k: repr(v) for k, v in {**counts, "seconds": seconds, "best": best}.items()}
-        checkpoint.save_tensors(path, tensors, metadata)
+        numbers = {k: repr(v) for k, v in {**counts, "seconds": seconds, "best": best}.items()}
+        device = self.generator.device.type
+        checkpoint.save_tensors(path, tensors, {**numbers, "device": device})
 
     def restore(self, path: Path) -> tuple[float, float]:
         """Inverse of `save`; returns seconds and best. ValueError: not such a file."""
         tensors, metadata = checkpoint.load_tensors(path)
         try:
+            saved, here = metadata["device"], self.generator.device.type
+            configs.require("device", here, here == saved, f"{saved}, on which the run was saved")
             for part, owner in self.parts().items():
                 names = [k for k in tensors if k.startswith(f"{part}/")]
                 owner.restore({k.removeprefix(f"{part}/"): tensors[k] for k in names})
@@ -133,8 +135,6 @@ class Run:
     def train(self) -> None:
         """Cycle until the updates are done or a signal comes; log, evaluate and save on the way."""
         trainer, config = self.trainer, self.config
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, self._on_signal)
         logged, since = trainer.update, time.perf_counter()
         while trainer.update < config.updates and self.stopped_by is None:
             before = trainer.update
@@ -154,9 +154,11 @@ class Run:
         if self.stopped_by is not None:
             self.save()
 
-    def _on_signal(self, number: int, _: object) -> None:
+    def stop(self, number: int, _: object) -> None:
+        """A signal's handler: end after this cycle; a second signal does not wait for that."""
+        if self.stopped_by is not None:
+            raise KeyboardInterrupt
         self.stopped_by = number
-        signal.signal(number, signal.SIG_DFL)  # a second one does not wait for the cycle's end
 
     def _numbers(self, loss: Tensor, q: Tensor, speed: float) -> dict[str, float]:
         trainer, dqn = self.trainer, self.config.dqn
@@ -186,10 +188,11 @@ class Run:
         if result.success >= self.best:
             self.best = result.success
             checkpoint.save(self.folder / "best.safetensors", judged, config)
+        ratio = result.shortest_ratio
         return {
             "eval/success": result.success,
             "eval/episodic_length": result.mean_length,
-            "eval/shortest_ratio": result.shortest_ratio,
+            **({} if ratio is None else {"eval/shortest_ratio": ratio}),
         }
 
     def save(self) -> None:
@@ -215,24 +218,17 @@ def choose_folder(config: Config) -> Config:
     return replace(config, run_dir=next(f for f in free if not Path(f).exists()))
 
 
-def choose_device(name: str) -> torch.device:
-    """ValueError: there is no such device."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise ValueError(f"device is {name!r} ({why}): expected auto, cpu or cuda") from None
-
-
 def program() -> int:
     config = choose_folder(configs.parse(description=__doc__ or ""))
-    device = choose_device(config.device)
+    device = configs.choose_device(config.device)
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise ValueError("wandb is True: expected the package to be there (pip install wandb)")
     trainer = Trainer(config, device)
     run = Run(config, trainer)
     size = sum(p.numel() for p in trainer.hrm.parameters())
     run.log.say(f"{config.preset}: {size:,} parameters on {device}, run folder {run.folder}")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, run.stop)
     run.train()
     run.log.close()
     print(f"time went to  {trainer.phase.report()}")

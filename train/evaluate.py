@@ -8,17 +8,18 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 from torch import Tensor
-from tyro.conf import Positional
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry
 from train import cli
 from train.checkpoint import load, write_text
+from train.config import SEED_LIMIT, choose_device, require
 
-EVALUATION_SEEDS = 2**32  # training's seeds lie below 2**31
 SELECTION_SEED = 0  # of the evaluations during training, that choose the best checkpoint
 
 # (mazes, boards that still walk uint8 [n, cells], their indices int64 [n]) -> actions int64 [n]
@@ -34,13 +35,15 @@ class Result:
     success_low: float  # 95 % Wilson interval
     success_high: float
     mean_length: float  # steps, all episodes
-    shortest_ratio: float  # steps / shortest path at the start, mean over solved episodes
+    shortest_ratio: float | None  # mean of steps / shortest path at the start, solved episodes
 
 
 @torch.no_grad()
-def rollout(spec: MazeSpec, walker: Walker, episodes: int, seed: int, device: str) -> Result:
+def rollout(
+    spec: MazeSpec, walker: Walker, episodes: int, seed: int, device: torch.device
+) -> Result:
     """Walk one episode in each of `episodes` mazes; mazes that have ended are no longer asked."""
-    mazes = MazeBatch(spec, episodes, seed=EVALUATION_SEEDS + seed, device=device)
+    mazes = MazeBatch(spec, episodes, seed=SEED_LIMIT + seed, device=device)
     obs = mazes.reset()
     shortest, _ = mazes.shortest_path()
     length = torch.zeros(episodes, dtype=torch.int64, device=device)
@@ -61,7 +64,7 @@ def _summary(solved: Tensor, length: Tensor, shortest: Tensor) -> Result:
     n, k = len(solved), int(solved.sum())
     low, high = wilson(k, n)
     fair = solved & (shortest > 0)  # at the start doors may cut the goal off: no shortest path
-    ratio = (length[fair] / shortest[fair]).mean().item() if fair.any() else math.nan
+    ratio = (length[fair] / shortest[fair]).mean().item() if fair.any() else None
     return Result(n, k / n, low, high, length.double().mean().item(), ratio)
 
 
@@ -99,15 +102,15 @@ def shortest_path_walker(mazes: MazeBatch, _: Tensor, walking: Tensor) -> Tensor
 
 
 def evaluate(hrm: HRM, spec: MazeSpec, episodes: int, seed: int) -> Result:
-    return rollout(spec, greedy(hrm, episodes), episodes, seed, str(hrm.puzzle.device))
+    return rollout(spec, greedy(hrm, episodes), episodes, seed, hrm.puzzle.device)
 
 
 def program(
-    checkpoint: Positional[str],
+    checkpoint: tyro.conf.Positional[str],
     episodes: int = 1024,
     seed: int = 1,
     segments: int | None = None,
-    json_file: str | None = None,
+    json_file: Annotated[str | None, tyro.conf.arg(name="json")] = None,
     device: str = "cpu",
 ) -> None:
     """Evaluate a checkpoint.
@@ -120,9 +123,10 @@ def program(
         json_file: File for the numbers.
         device: Where the model runs.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes is {episodes}: expected 1 or more")
-    config, hrm = load(checkpoint, device)
+    require("episodes", episodes, episodes >= 1, "1 or more")
+    require("seed", seed, 0 <= seed < SEED_LIMIT, f"0 to {SEED_LIMIT - 1}")
+    require("segments", segments, segments is None or segments >= 1, "1 or more")
+    config, hrm = load(checkpoint, choose_device(device))
     spec = config.env
     walkers: dict[str, Walker] = {
         "agent": greedy(hrm, episodes, segments),
@@ -132,10 +136,11 @@ def program(
     print(f"{checkpoint}: {episodes} unseen episodes, limit {spec.max_steps} steps")
     results = {}
     for name, walker in walkers.items():
-        results[name] = r = rollout(spec, walker, episodes, seed, device)
+        results[name] = r = rollout(spec, walker, episodes, seed, hrm.puzzle.device)
+        ratio = "-" if r.shortest_ratio is None else f"{r.shortest_ratio:.2f}"
         print(
             f"{name:<26} success {r.success:6.1%} ({r.success_low:.1%} to {r.success_high:.1%})"
-            f"  mean length {r.mean_length:5.1f}  steps / shortest path {r.shortest_ratio:.2f}"
+            f"  mean length {r.mean_length:5.1f}  steps / shortest path {ratio}"
         )
     if json_file:
         numbers = {**asdict(results["agent"]), "seed": seed, "segments": segments}

@@ -27,6 +27,6 @@ def segment_with_halting(
     detached = Carry(states.z_H.detach(), states.z_L.detach())
     with torch.no_grad():
         next_logits = hrm.halt_logits(hrm.think(detached, batch.s_tm1))
-    is_last = torch.full_like(best, segment + 2 >= hrm.config.segments, dtype=torch.bool)
+    is_last = torch.full_like(best, segment + 1 >= hrm.config.segments, dtype=torch.bool)
     halting = halting_loss(hrm.halt_logits(states), q.argmax(-1) == best, next_logits, is_last)
     return detached, q, td_loss(q, batch.a_tm1, y) + halting

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from hrm_fast import Carry
+from train.config import DQNConfig
+from train.hindsight import REACH, Goal, Steps, agent_cell, draw_goal, may_be_goal, with_goal
 
 
 class Transition(NamedTuple):
@@ -18,7 +20,7 @@ class Transition(NamedTuple):
     s_tm1: Tensor  # uint8 [N, cells]
     a_tm1: Tensor  # int64 [N]
     r_t: Tensor  # float32 [N]; in a batch the discounted sum of up to n rewards
-    discount_t: Tensor  # float32 [N]; 0 where nothing follows; in a batch gamma^n
+    discount_t: Tensor  # float32 [N]; 0 where nothing follows; in a batch the product
     ends_t: Tensor  # bool [N]; the episode ended here, by goal or time limit
     s_t: Tensor  # uint8 [N, cells]; before any reset; in a batch the state n steps on
     seed_tm1: Carry  # z that the decision at s_tm1 started from
@@ -26,23 +28,24 @@ class Transition(NamedTuple):
 
 
 class Replay:
-    """Keeps the last `size` transitions of N mazes.
+    """Keeps the last `config.replay_size` transitions of N mazes.
 
-    obs [N, cells] and seed [N, ...] are examples of what will be added.
+    obs [N, cells] is an example of what will be added, seed [N, ...] the seed of a new episode.
 
     Raises:
         ValueError: the transitions do not fit into the device's free memory.
     """
 
-    def __init__(self, size: int, n_step: int, obs: Tensor, seed: Carry) -> None:
-        self.rows = size // len(obs)
-        self.n_step = n_step
+    def __init__(self, config: DQNConfig, obs: Tensor, seed: Carry) -> None:
+        self.rows = config.replay_size // len(obs)
+        self.n_step, self.relabel, self.gamma = config.n_step, config.relabel, config.gamma
         self.filled = 0  # rows that hold a step
         self.head = 0  # row that the next step goes to
         number = torch.empty(len(obs), device=obs.device)
         step = Transition(obs, number.long(), number, number, number.bool(), obs, seed, seed)
         flat = _flatten(step)
         self._check_memory(flat)
+        self.start_seed = {n: x[0] for n, x in flat.items() if n.startswith("seed")}
         self.data = {name: x.new_empty((self.rows, *x.shape)) for name, x in flat.items()}
 
     def _check_memory(self, flat: dict[str, Tensor]) -> None:
@@ -72,37 +75,59 @@ class Replay:
         r_t = r_1 + d_1 r_2 + d_1 d_2 r_3 ..., discount_t = d_1 d_2 ... d_n, stopping at an
         episode's end; s_t and seed_t are those of the last step that counted.
         """
-        data, device = self.data, self.data["r_t"].device
-        last_start = self.filled - self.n_step + 1
-        draws = [
-            torch.randint(high, (batch_size,), generator=generator, device=device)
-            for high in (last_start, data["r_t"].shape[1])
-        ]
-        age, maze = draws
-        first = (self.head - self.filled + age) % self.rows  # ring row of each drawn step
-        last = first
-        r_t, discount_t = data["r_t"][first, maze], data["discount_t"][first, maze]
-        running = ~data["ends_t"][first, maze]
-        for k in range(1, self.n_step):
-            row = (first + k) % self.rows
-            r_t = r_t + torch.where(running, discount_t * data["r_t"][row, maze], 0.0)
-            discount_t = torch.where(
-                running, discount_t * data["discount_t"][row, maze], discount_t
-            )
-            last = torch.where(running, row, last)
-            running = running & ~data["ends_t"][row, maze]
-        before = {n: data[n][first, maze] for n in ("s_tm1", "a_tm1", "seed_H_tm1", "seed_L_tm1")}
-        after = {n: data[n][last, maze] for n in ("ends_t", "s_t", "seed_H_t", "seed_L_t")}
-        return _unflatten({**before, **after, "r_t": r_t, "discount_t": discount_t})
+        data = self.data
+        starts = (self.filled - self.n_step + 1, data["r_t"].shape[1])
+        age, maze = (
+            torch.randint(high, (batch_size,), generator=generator, device=data["r_t"].device)
+            for high in starts
+        )
+        window = self._rows(age, self.n_step)  # [B, n]
+        first = window[:, 0]
+        flat = {n: data[n][first, maze] for n in ("s_tm1", "a_tm1", "seed_H_tm1", "seed_L_tm1")}
+        steps = Steps(*(data[n][window, maze[:, None]] for n in Steps._fields))  # [B, n] each
+        goal = None
+        if self.relabel > 0:
+            goal = self._new_goal(flat["s_tm1"], age, maze, generator)
+            agent = agent_cell(data["s_t"][window, maze[:, None]])  # [B, n]
+            steps = with_goal(steps, goal, agent, self.gamma)
+        flat["r_t"], flat["discount_t"], count = fold(steps)
+        last = window.gather(1, count[:, None] - 1)[:, 0]
+        flat |= {n: data[n][last, maze] for n in ("ends_t", "s_t", "seed_H_t", "seed_L_t")}
+        if goal is not None:
+            flat |= {n: draw_goal(flat[n], goal) for n in ("s_tm1", "s_t")}
+            for name, start in self.start_seed.items():  # z has seen the old goal: think anew
+                flat[name] = torch.where(
+                    goal.chosen.view(-1, *[1] * start.dim()), start, flat[name]
+                )
+        return _unflatten(flat)
+
+    def _rows(self, age: Tensor, n: int) -> Tensor:
+        """Ring rows [B, n] of n consecutive steps, the first `age` [B] steps after the oldest."""
+        ahead = torch.arange(n, device=age.device)
+        return (self.head - self.filled + age[:, None] + ahead) % self.rows
+
+    def _new_goal(
+        self, s_tm1: Tensor, age: Tensor, maze: Tensor, generator: torch.Generator
+    ) -> Goal:
+        """For a share of the rows: a cell reached up to REACH steps on in the same episode."""
+        share, step = torch.rand(2, len(age), generator=generator, device=age.device)
+        future = self._rows(age, REACH)
+        until_end = 1 + (~self.data["ends_t"][future, maze[:, None]]).cumprod(1)[:, :-1].sum(1)
+        steps = torch.minimum(until_end, self.filled - age)
+        row = future.gather(1, (step * steps).long()[:, None])[:, 0]
+        cell = agent_cell(self.data["s_t"][row, maze])
+        return Goal(cell, (share < self.relabel) & may_be_goal(s_tm1, cell))
 
     def state(self) -> dict[str, Tensor]:
-        """The rows in use and the ring's position, for a checkpoint."""
-        place = torch.tensor([self.head, self.filled])
-        return {"place": place, **{name: x[: self.filled] for name, x in self.data.items()}}
+        """The steps in use, oldest first, for a checkpoint: [rows, N, ...] each."""
+        oldest = self.head if self.filled == self.rows else 0
+        return {
+            name: torch.cat((x[oldest : self.filled], x[:oldest])) for name, x in self.data.items()
+        }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `state`. ValueError: it comes from a replay of another shape."""
-        head, filled = state["place"].tolist()
+        """Inverse of `state`. ValueError: it comes from a larger replay or other mazes."""
+        filled = len(state["r_t"])
         for name, x in self.data.items():
             if state[name].shape != (filled, *x.shape[1:]) or filled > self.rows:
                 raise ValueError(
@@ -110,7 +135,18 @@ class Replay:
                     f"[up to {self.rows}, {', '.join(map(str, x.shape[1:]))}]"
                 )
             x[:filled].copy_(state[name])
-        self.head, self.filled = head, filled
+        self.head, self.filled = filled % self.rows, filled
+
+
+def fold(steps: Steps) -> tuple[Tensor, Tensor, Tensor]:
+    """n steps [B, n] into one: return r_t, discount_t, and how many counted (int64), [B] each."""
+    r_t, discount_t, ends_t = steps
+    counts = torch.ones_like(ends_t)
+    counts[:, 1:] = (~ends_t[:, :-1]).cumprod(1)
+    before = torch.ones_like(discount_t)
+    before[:, 1:] = discount_t[:, :-1].cumprod(1)
+    product = discount_t.masked_fill(~counts, 1.0).prod(1)
+    return (r_t * before * counts).sum(1), product, counts.sum(1)
 
 
 def _flatten(step: Transition) -> dict[str, Tensor]:

@@ -177,14 +177,11 @@ def main() -> None:
     options = cli.parse(Watch, __doc__ or "")
     config, hrm = checkpoint.load(options.checkpoint)
     played = moments(hrm, config.env, options.episodes, SEED_LIMIT + options.seed)
-    try:
-        if options.gif is None:
-            show(played, config.env, options.delay)
-        else:
-            frames = write_gif(options.gif, played, config.env, options.tile, options.delay)
-            print(f"{options.gif}: {frames} frames, {options.episodes} episodes")
-    except KeyboardInterrupt:
-        print()
+    if options.gif is None:
+        show(played, config.env, options.delay)
+        return
+    frames = write_gif(options.gif, played, config.env, options.tile, options.delay)
+    print(f"{options.gif}: {frames} frames, {options.episodes} episodes")
 
 
 if __name__ == "__main__":

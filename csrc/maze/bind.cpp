@@ -3,6 +3,7 @@
 
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <climits>
 #include <initializer_list>
 #include <stdexcept>
