@@ -27,8 +27,8 @@ CONFIG = fit_model_to_board(
 )
 
 
-def recorded(relabel: float, n_step: int) -> tuple[Trainer, list[Transition]]:
-    dqn = replace(CONFIG.dqn, relabel=relabel, n_step=n_step)
+def recorded(n_step: int) -> tuple[Trainer, list[Transition]]:
+    dqn = replace(CONFIG.dqn, n_step=n_step)
     trainer = Trainer(replace(CONFIG, dqn=dqn), torch.device("cpu"))
     steps = []
     for _ in range(60):  # 40 rows: gone round once and a half
@@ -75,8 +75,8 @@ def explains(
 
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_relabelled_rows_are_what_the_walk_would_have_earned(n_step: int) -> None:
-    trainer, steps = recorded(1.0, n_step)
-    batch = trainer.replay.sample(300, torch.Generator().manual_seed(0))
+    trainer, steps = recorded(n_step)
+    batch = trainer.replay.sample(300, torch.Generator().manual_seed(0), relabel=1.0)
     start = trainer.hrm.start_seed(1)
     relabelled, hits = 0, 0
     for b in range(300):
@@ -100,12 +100,12 @@ def test_relabelled_rows_are_what_the_walk_would_have_earned(n_step: int) -> Non
 
 
 def test_share() -> None:
-    trainer, steps = recorded(0.5, 3)
+    trainer, steps = recorded(3)
     boards = {tuple(step.s_tm1[i].tolist()) for step in steps for i in range(3)}
-    batch = trainer.replay.sample(2_000, torch.Generator().manual_seed(0))
-    changed = sum(tuple(row.tolist()) not in boards for row in batch.s_tm1) / 2_000
-    full = trainer.replay.relabel = 1.0
-    batch = trainer.replay.sample(2_000, torch.Generator().manual_seed(0))
-    possible = sum(tuple(row.tolist()) not in boards for row in batch.s_tm1) / 2_000
-    assert full == 1.0
-    assert changed == pytest.approx(possible / 2, abs=0.03)
+
+    def changed(relabel: float) -> float:
+        batch = trainer.replay.sample(2_000, torch.Generator().manual_seed(0), relabel)
+        return sum(tuple(row.tolist()) not in boards for row in batch.s_tm1) / 2_000
+
+    assert changed(0.0) == 0
+    assert changed(0.5) == pytest.approx(changed(1.0) / 2, abs=0.03)

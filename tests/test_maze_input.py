@@ -61,7 +61,7 @@ def test_bad_spec(fields: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_envs": 0}, "num_envs is 0: expected an integer, 1 to"),
+        ({"num_envs": 0}, "num_envs is 0: expected 1 to"),
         ({"num_envs": 2.0}, "num_envs is 2.0: expected"),
         ({"seed": -1}, "seed is -1: expected"),
         ({"seed": 2**64}, "seed is 18446744073709551616: expected"),

@@ -29,7 +29,7 @@ def saved(tmp_path_factory):
     hrm = HRMConfig(
         width=8, heads=1, inner=8, h_layers=1, l_layers=1, h_cycles=1, l_cycles=1, segments=2
     )
-    config = fit_model_to_board(Config(env=SPEC, hrm=hrm))
+    config = fit_model_to_board(Config(preset="quick", env=SPEC, hrm=hrm))
     path = tmp_path_factory.mktemp("run") / "best.safetensors"
     model = HRM(config.hrm)
     checkpoint.save(path, model, config)

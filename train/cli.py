@@ -40,15 +40,11 @@ def parse(
 
 
 def _read_maps(args: Sequence[str]) -> list[str]:
-    """`--env.map FILE.txt` stands for the rows in the file."""
-    joined = re.sub(r"(--(?:env\.)?map)\0", r"\1=", "\0".join(args)).split("\0")
-    read = []
-    for arg in joined:
-        flag, _, value = arg.partition("=")
-        if flag in ("--map", "--env.map") and value.endswith(".txt"):
-            arg = f"{flag}={Path(value).read_text()}\n"  # noqa: PLW2901
-        read.append(arg)
-    return read
+    """`--env.map FILE.txt` stands for the file's rows, in one word: a row may begin with '-'."""
+    text = "\0".join(args)
+    pattern = re.compile(r"(^|\0)(--(?:env\.)?map)[\0=]([^\0]+\.txt)(?=\0|$)")
+    text = pattern.sub(lambda m: f"{m[1]}{m[2]}={Path(m[3]).read_text()}\n", text)
+    return text.split("\0") if args else []
 
 
 def _first_message(box: str) -> str:

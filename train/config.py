@@ -48,7 +48,7 @@ class DQNConfig:
     n_step: int = 1
     """Rewards summed before the target bootstraps."""
     relabel: float = 0.0
-    """Share of a batch that gets a cell reached soon after as its goal (see train/hindsight.py)."""
+    """Share of a batch that gets a cell reached soon after as its goal; falls as epsilon does."""
     gamma: float = 0.95
     """Discount of one environment step."""
     epsilon_start: float = 1.0

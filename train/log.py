@@ -90,10 +90,12 @@ class Log:
 
     def row(self, numbers: dict[str, float]) -> None:
         """`numbers` has "update" and some of the other COLUMNS."""
-        with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(
-                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in numbers.items()}
-            )
+        row = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in numbers.items()}
+        try:
+            with open(self.path, "a", newline="") as file:
+                csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+        except OSError as error:
+            raise OSError(f"{self.path} could not be written: {error.strerror}") from None
         update = int(numbers["update"])
         scalars = {k: v for k, v in numbers.items() if "/" in k}
         for name, value in scalars.items():

@@ -10,9 +10,10 @@ from train.config import Config
 
 
 def flatten(hrm: HRM) -> tuple[Tensor, Tensor]:
-    """Move all parameters and gradients into two vectors [P], the puzzle token's D numbers last.
+    """Move all parameters, and the gradients of those that have one, into two vectors [P].
 
-    The parameters become views, so whatever writes the vector writes the model.
+    The puzzle token's D numbers come last. The parameters become views, so whatever writes the
+    vector writes the model.
     """
     parameters: list[nn.Parameter] = [p for p in hrm.parameters() if p is not hrm.puzzle]
     parameters.append(hrm.puzzle)
@@ -22,7 +23,8 @@ def flatten(hrm: HRM) -> tuple[Tensor, Tensor]:
     for p in parameters:
         part = slice(offset, offset + p.numel())
         p.data = flat[part].view_as(p)
-        p.grad = flat_grad[part].view_as(p)
+        if p.requires_grad:
+            p.grad = flat_grad[part].view_as(p)
         offset += p.numel()
     return flat, flat_grad
 

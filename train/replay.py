@@ -38,7 +38,7 @@ class Replay:
 
     def __init__(self, config: DQNConfig, obs: Tensor, seed: Carry) -> None:
         self.rows = config.replay_size // len(obs)
-        self.n_step, self.relabel, self.gamma = config.n_step, config.relabel, config.gamma
+        self.n_step, self.gamma = config.n_step, config.gamma
         self.filled = 0  # rows that hold a step
         self.head = 0  # row that the next step goes to
         number = torch.empty(len(obs), device=obs.device)
@@ -69,8 +69,12 @@ class Replay:
         self.head = (self.head + 1) % self.rows
         self.filled = min(self.filled + 1, self.rows)
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> Transition:
+    def sample(
+        self, batch_size: int, generator: torch.Generator, relabel: float = 0.0
+    ) -> Transition:
         """Draw B steps uniformly (of those whose next n - 1 rows are there) and fold n of them.
+
+        A share `relabel` of them gets another goal, see train/hindsight.py.
 
         r_t = r_1 + d_1 r_2 + d_1 d_2 r_3 ..., discount_t = d_1 d_2 ... d_n, stopping at an
         episode's end; s_t and seed_t are those of the last step that counted.
@@ -86,8 +90,8 @@ class Replay:
         flat = {n: data[n][first, maze] for n in ("s_tm1", "a_tm1", "seed_H_tm1", "seed_L_tm1")}
         steps = Steps(*(data[n][window, maze[:, None]] for n in Steps._fields))  # [B, n] each
         goal = None
-        if self.relabel > 0:
-            goal = self._new_goal(flat["s_tm1"], age, maze, generator)
+        if relabel > 0:
+            goal = self._new_goal(flat["s_tm1"], age, maze, relabel, generator)
             agent = agent_cell(data["s_t"][window, maze[:, None]])  # [B, n]
             steps = with_goal(steps, goal, agent, self.gamma)
         flat["r_t"], flat["discount_t"], count = fold(steps)
@@ -107,7 +111,12 @@ class Replay:
         return (self.head - self.filled + age[:, None] + ahead) % self.rows
 
     def _new_goal(
-        self, s_tm1: Tensor, age: Tensor, maze: Tensor, generator: torch.Generator
+        self,
+        s_tm1: Tensor,
+        age: Tensor,
+        maze: Tensor,
+        relabel: float,
+        generator: torch.Generator,
     ) -> Goal:
         """For a share of the rows: a cell reached up to REACH steps on in the same episode."""
         share, step = torch.rand(2, len(age), generator=generator, device=age.device)
@@ -116,7 +125,7 @@ class Replay:
         steps = torch.minimum(until_end, self.filled - age)
         row = future.gather(1, (step * steps).long()[:, None])[:, 0]
         cell = agent_cell(self.data["s_t"][row, maze])
-        return Goal(cell, (share < self.relabel) & may_be_goal(s_tm1, cell))
+        return Goal(cell, (share < relabel) & may_be_goal(s_tm1, cell))
 
     def state(self) -> dict[str, Tensor]:
         """The steps in use, oldest first, for a checkpoint: [rows, N, ...] each."""
