@@ -27,7 +27,6 @@ BAD_FLAGS = [
     (["--dqn.learning-rate", "nan"], ["dqn.learning-rate", "nan"]),
     (["--dqn.replay-size", "100"], ["dqn.replay-size", "100", "at least"]),
     (["--dqn.learning-starts", "100000"], ["dqn.learning-starts", "100000", "at most 99968"]),
-    (["--dqn.relabel", "2"], ["dqn.relabel", "2", "0 to 1"]),
     (["--hrm.vocab", "70"], ["hrm.vocab", "70", "more than 124"]),
     (["--env.p-change", "1.5"], ["p_change", "1.5", "0 to 1"]),
     (["--env.closed-doors", "5"], ["closed_doors", "5", "0 to 4"]),

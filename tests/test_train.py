@@ -261,8 +261,8 @@ def test_learns_a_room() -> None:
             updates=600,
             env=MazeSpec(map="room", size=5, max_steps=20),
             hrm=HRMConfig(
-                width=16, inner=32, h_layers=1, l_layers=1, h_cycles=1, l_cycles=1, segments=1,
-                positions="learned", q_token="agent", zero_head=True,
+                cells=25, columns=5, width=16, inner=32, h_layers=1, l_layers=1, h_cycles=1, l_cycles=1, segments=1,
+                positions="learned", position_start="sincos", q_token="agent", zero_head=True,
             ),
             dqn=DQNConfig(
                 num_mazes=64, batch_size=64, replay_size=20_000, epsilon_updates=400,

@@ -47,8 +47,6 @@ class DQNConfig:
     """Transitions that are collected before the first update."""
     n_step: int = 1
     """Rewards summed before the target bootstraps."""
-    relabel: float = 0.0
-    """Share of a batch that gets a cell reached soon after as its goal; falls as epsilon does."""
     gamma: float = 0.95
     """Discount of one environment step."""
     epsilon_start: float = 1.0
@@ -163,11 +161,11 @@ _PRESETS = (
     ),
     Config(
         preset="quick",
-        updates=12_000,
-        log_every=250,
+        updates=10_000,
+        log_every=500,
         eval_every=1_000,
         eval_episodes=256,
-        save_every=4_000,
+        save_every=5_000,
         env=MazeSpec(map=SMALL_FOUR_ROOMS, closed_doors=1, max_steps=40),
         hrm=HRMConfig(
             cells=49,
@@ -178,7 +176,7 @@ _PRESETS = (
             l_layers=1,
             h_cycles=1,
             l_cycles=2,
-            segments=2,
+            segments=1,
             positions="rope2d+learned",
             position_start="sincos",
             rope_base=100.0,
@@ -190,9 +188,8 @@ _PRESETS = (
             batch_size=64,
             replay_size=100_000,
             n_step=3,
-            relabel=0.5,
             epsilon_end=0.05,
-            epsilon_updates=4_000,
+            epsilon_updates=3_000,
             target_decay=0.99,
             learning_rate=1e-3,
             warmup_updates=200,

@@ -52,8 +52,7 @@ class Trainer:
             while len(self.replay) < max(dqn.learning_starts, dqn.n_step * dqn.num_mazes):
                 self.collect()
         with phase("sample"):
-            relabel = dqn.relabel * epsilon_at(dqn, self.update)
-            batch = self.replay.sample(dqn.batch_size, self.generator, relabel)
+            batch = self.replay.sample(dqn.batch_size, self.generator)
         with phase("target"):
             y = td_target(self.target, batch)  # [B]
             best = best_action(self.target, batch) if self.hrm.config.halting else None

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hrm_fast import Carry
 from train.config import DQNConfig
-from train.hindsight import REACH, Goal, Steps, agent_cell, draw_goal, may_be_goal, with_goal
 
 
 class Transition(NamedTuple):
@@ -30,7 +29,7 @@ class Transition(NamedTuple):
 class Replay:
     """Keeps the last `config.replay_size` transitions of N mazes.
 
-    obs [N, cells] is an example of what will be added, seed [N, ...] the seed of a new episode.
+    obs [N, cells] and seed [N, ...] are examples of what will be added.
 
     Raises:
         ValueError: the transitions do not fit into the device's free memory.
@@ -38,14 +37,13 @@ class Replay:
 
     def __init__(self, config: DQNConfig, obs: Tensor, seed: Carry) -> None:
         self.rows = config.replay_size // len(obs)
-        self.n_step, self.gamma = config.n_step, config.gamma
+        self.n_step = config.n_step
         self.filled = 0  # rows that hold a step
         self.head = 0  # row that the next step goes to
         number = torch.empty(len(obs), device=obs.device)
         step = Transition(obs, number.long(), number, number, number.bool(), obs, seed, seed)
         flat = _flatten(step)
         self._check_memory(flat)
-        self.start_seed = {n: x[0] for n, x in flat.items() if n.startswith("seed")}
         self.data = {name: x.new_empty((self.rows, *x.shape)) for name, x in flat.items()}
 
     def _check_memory(self, flat: dict[str, Tensor]) -> None:
@@ -69,12 +67,8 @@ class Replay:
         self.head = (self.head + 1) % self.rows
         self.filled = min(self.filled + 1, self.rows)
 
-    def sample(
-        self, batch_size: int, generator: torch.Generator, relabel: float = 0.0
-    ) -> Transition:
+    def sample(self, batch_size: int, generator: torch.Generator) -> Transition:
         """Draw B steps uniformly (of those whose next n - 1 rows are there) and fold n of them.
-
-        A share `relabel` of them gets another goal, see train/hindsight.py.
 
         r_t = r_1 + d_1 r_2 + d_1 d_2 r_3 ..., discount_t = d_1 d_2 ... d_n, stopping at an
         episode's end; s_t and seed_t are those of the last step that counted.
@@ -85,47 +79,14 @@ class Replay:
             torch.randint(high, (batch_size,), generator=generator, device=data["r_t"].device)
             for high in starts
         )
-        window = self._rows(age, self.n_step)  # [B, n]
-        first = window[:, 0]
-        flat = {n: data[n][first, maze] for n in ("s_tm1", "a_tm1", "seed_H_tm1", "seed_L_tm1")}
-        steps = Steps(*(data[n][window, maze[:, None]] for n in Steps._fields))  # [B, n] each
-        goal = None
-        if relabel > 0:
-            goal = self._new_goal(flat["s_tm1"], age, maze, relabel, generator)
-            agent = agent_cell(data["s_t"][window, maze[:, None]])  # [B, n]
-            steps = with_goal(steps, goal, agent, self.gamma)
-        flat["r_t"], flat["discount_t"], count = fold(steps)
-        last = window.gather(1, count[:, None] - 1)[:, 0]
-        flat |= {n: data[n][last, maze] for n in ("ends_t", "s_t", "seed_H_t", "seed_L_t")}
-        if goal is not None:
-            flat |= {n: draw_goal(flat[n], goal) for n in ("s_tm1", "s_t")}
-            for name, start in self.start_seed.items():  # z has seen the old goal: think anew
-                flat[name] = torch.where(
-                    goal.chosen.view(-1, *[1] * start.dim()), start, flat[name]
-                )
-        return _unflatten(flat)
-
-    def _rows(self, age: Tensor, n: int) -> Tensor:
-        """Ring rows [B, n] of n consecutive steps, the first `age` [B] steps after the oldest."""
-        ahead = torch.arange(n, device=age.device)
-        return (self.head - self.filled + age[:, None] + ahead) % self.rows
-
-    def _new_goal(
-        self,
-        s_tm1: Tensor,
-        age: Tensor,
-        maze: Tensor,
-        relabel: float,
-        generator: torch.Generator,
-    ) -> Goal:
-        """For a share of the rows: a cell reached up to REACH steps on in the same episode."""
-        share, step = torch.rand(2, len(age), generator=generator, device=age.device)
-        future = self._rows(age, REACH)
-        until_end = 1 + (~self.data["ends_t"][future, maze[:, None]]).cumprod(1)[:, :-1].sum(1)
-        steps = torch.minimum(until_end, self.filled - age)
-        row = future.gather(1, (step * steps).long()[:, None])[:, 0]
-        cell = agent_cell(self.data["s_t"][row, maze])
-        return Goal(cell, (share < relabel) & may_be_goal(s_tm1, cell))
+        ahead = torch.arange(self.n_step, device=age.device)
+        window = (self.head - self.filled + age[:, None] + ahead) % self.rows  # ring rows [B, n]
+        steps = (data[n][window, maze[:, None]] for n in ("r_t", "discount_t", "ends_t"))
+        r_t, discount_t, count = fold(*steps)
+        first, last = window[:, 0], window.gather(1, count[:, None] - 1)[:, 0]
+        before = {n: data[n][first, maze] for n in ("s_tm1", "a_tm1", "seed_H_tm1", "seed_L_tm1")}
+        after = {n: data[n][last, maze] for n in ("ends_t", "s_t", "seed_H_t", "seed_L_t")}
+        return _unflatten({**before, **after, "r_t": r_t, "discount_t": discount_t})
 
     def state(self) -> dict[str, Tensor]:
         """The steps in use, oldest first, for a checkpoint: [rows, N, ...] each."""
@@ -147,9 +108,8 @@ class Replay:
         self.head, self.filled = filled % self.rows, filled
 
 
-def fold(steps: Steps) -> tuple[Tensor, Tensor, Tensor]:
+def fold(r_t: Tensor, discount_t: Tensor, ends_t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """n steps [B, n] into one: return r_t, discount_t, and how many counted (int64), [B] each."""
-    r_t, discount_t, ends_t = steps
     counts = torch.ones_like(ends_t)
     counts[:, 1:] = (~ends_t[:, :-1]).cumprod(1)
     before = torch.ones_like(discount_t)
