@@ -135,9 +135,12 @@ def losses(trainer: Trainer, cycles: int) -> list[float]:
     return [trainer.cycle()[0].item() for _ in range(cycles)]
 
 
-@pytest.mark.parametrize("mode", ["reset", "carry", "full"])
-def test_continues_bit_for_bit(tmp_path: Path, mode: str) -> None:
-    config = replace(TINY, hrm=replace(TINY.hrm, carry=mode))
+@pytest.mark.parametrize(
+    ("mode", "dtype"),
+    [("reset", "float32"), ("carry", "float32"), ("full", "float32"), ("carry", "bfloat16")],
+)
+def test_continues_bit_for_bit(tmp_path: Path, mode: str, dtype: str) -> None:
+    config = replace(TINY, hrm=replace(TINY.hrm, carry=mode, dtype=dtype))
     straight = Trainer(config, CPU)
     first = losses(straight, 3)
     straight.save(tmp_path / "state.safetensors", seconds=1.5, best=0.25)
@@ -253,6 +256,15 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["paper-maze", "paper-four-rooms"])
+def test_the_published_shape_runs(preset: str, tmp_path: Path) -> None:
+    flags = ("--preset", preset, "--device", "cpu", "--updates", "16", "--run-dir", str(tmp_path))
+    out = subprocess.run(command(*flags), capture_output=True, text=True, check=True)
+    assert "update      16" in out.stdout
+    assert checkpoint.load(tmp_path)[0].hrm.segments == 8
+
+
 def test_learns_a_room() -> None:
     """A 5 x 5 room to 90 % greedy success on unseen mazes in a fixed number of updates."""
     config = fit_model_to_board(
@@ -261,8 +273,9 @@ def test_learns_a_room() -> None:
             updates=600,
             env=MazeSpec(map="room", size=5, max_steps=20),
             hrm=HRMConfig(
-                cells=25, columns=5, width=16, inner=32, h_layers=1, l_layers=1, h_cycles=1, l_cycles=1, segments=1,
-                positions="learned", position_start="sincos", q_token="agent", zero_head=True,
+                cells=25, columns=5, width=16, inner=32, h_layers=1, l_layers=1, h_cycles=1,
+                l_cycles=1, segments=1, positions="learned", position_start="sincos",
+                q_token="agent", zero_head=True,
             ),
             dqn=DQNConfig(
                 num_mazes=64, batch_size=64, replay_size=20_000, epsilon_updates=400,

@@ -152,16 +152,18 @@ SMALL_FOUR_ROOMS = (
 _PRESETS = (
     Config(
         preset="paper-maze",
+        hrm=HRMConfig(dtype="bfloat16"),
         dqn=DQNConfig(timeout_is_terminal=True),
     ),
     Config(
         preset="paper-four-rooms",
         env=MazeSpec(map="four-rooms"),
+        hrm=HRMConfig(dtype="bfloat16"),
         dqn=DQNConfig(timeout_is_terminal=True),
     ),
     Config(
         preset="quick",
-        updates=10_000,
+        updates=8_000,
         log_every=500,
         eval_every=1_000,
         eval_episodes=256,
