@@ -44,15 +44,16 @@ class MazeBatch:
         device: torch.device | str = "cpu",
         threads: int = 0,
     ) -> None:
+        if not isinstance(spec, MazeSpec):
+            raise ValueError(f"spec is {type(spec).__name__}: expected a MazeSpec")
         check_integer("num_envs", num_envs, 1, 2**24)
         check_integer("seed", seed, 0, 2**64 - 1)
         check_integer("threads", threads, 0, 1024)
         self.spec = spec
         self.num_envs = num_envs
-        self.device = torch.device(device)
+        self.device = _device(device)
         self._shape = (num_envs,)
         self._native = _native_batch(spec, num_envs, seed, threads)
-        self._views: tuple[Step, list[np.ndarray]] | None = None
 
     def reset(self) -> torch.Tensor:
         """Draws N new mazes. Returns their observations, uint8 [N, cells]."""
@@ -74,9 +75,9 @@ class MazeBatch:
             self._native.step(to_do, *arrays)
             step = Step(*map(torch.from_numpy, arrays))
             return step if self.device.type == "cpu" else Step(*(t.to(self.device) for t in step))
-        if self._views is None or self._views[0] is not out:
-            self._views = (out, [tensor.numpy() for tensor in out])  # 1 us each
-        self._native.step(to_do, *self._views[1])
+        if len({tensor.data_ptr() for tensor in out}) < len(out):
+            raise ValueError("out holds the same memory twice: expected five separate tensors")
+        self._native.step(to_do, *(tensor.numpy() for tensor in out))
         return out
 
     def observe(self) -> torch.Tensor:
@@ -187,6 +188,17 @@ def _quadrants(rows: int, cols: int) -> np.ndarray:
     south = np.arange(rows)[:, None] > rows // 2
     east = np.arange(cols)[None, :] > cols // 2
     return np.where(south, np.where(east, 2, 3), np.where(east, 1, 0)).astype(np.uint8)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device is {str(device)!r} ({why}): expected cpu or cuda") from None
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {str(device)!r}: expected cpu or cuda")
+    return found
 
 
 def _checked(

@@ -132,11 +132,12 @@ def _base_rows(spec: MazeSpec) -> tuple[str, ...]:
     if spec.map == "room":
         side = 9 if spec.size is None else spec.size
         return ("." * side,) * side
-    return tuple(spec.map.strip("\n").split("\n")) if isinstance(spec.map, str) else spec.map
+    return tuple(spec.map.strip("\r\n").splitlines()) if isinstance(spec.map, str) else spec.map
 
 
 def check_integer(field: str, value: object, low: int, high: int) -> None:
-    expected = f"expected {low} to {high}" if high < 2**31 - 1 else f"expected {low} or more"
+    huge = high >= 2**31 - 1 and not (isinstance(value, int) and value > high)
+    expected = f"expected {low} or more" if huge else f"expected {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{field} is {value!r}: expected an integer, {expected[9:]}")
     if not low <= value <= high:

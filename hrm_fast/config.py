@@ -19,6 +19,7 @@ CHOICES = {
     "dtype": get_args(DType),
 }
 COUNTS = ("cells", "actions", "width", "heads", "h_layers", "l_layers", "h_cycles", "l_cycles")
+LIMITS = {"cells": 2**20, "columns": 2**20, "width": 2**16, "inner": 2**18, "vocab": 2**20}
 OPTIONAL_COUNTS = ("vocab", "inner", "columns")
 
 
@@ -139,6 +140,8 @@ def check_count(name: str, value: Any) -> None:
     """Raise unless `value` is an integer of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         bad(name, value, "an integer of 1 or more")
+    if value > LIMITS.get(name, 1_024):
+        bad(name, value, f"an integer of 1 to {LIMITS.get(name, 1_024)}")
 
 
 def check_positive(name: str, value: Any) -> None:

@@ -27,6 +27,9 @@ BAD_FLAGS = [
     (["--dqn.learning-rate", "nan"], ["dqn.learning-rate", "nan"]),
     (["--dqn.replay-size", "100"], ["dqn.replay-size", "100", "at least"]),
     (["--dqn.learning-starts", "100000"], ["dqn.learning-starts", "100000", "at most 99968"]),
+    (["--updates", "9" * 30], ["updates", "9" * 30, "1 to"]),
+    (["--hrm.width", "1000000"], ["width", "1000000", "65536"]),
+    (["--hrm.segments", "1000000"], ["segments", "1000000", "1024"]),
     (["--hrm.vocab", "70"], ["hrm.vocab", "70", "more than 124"]),
     (["--env.p-change", "1.5"], ["p_change", "1.5", "0 to 1"]),
     (["--env.closed-doors", "5"], ["closed_doors", "5", "0 to 4"]),
@@ -72,7 +75,7 @@ def test_good_flags() -> None:
     assert config.dqn.n_step == 1
     assert config.hrm.actions == 8
     assert config.hrm.cells == 49
-    room = configs.parse(["--preset", "quick", "--env.map", "room", "--env.closed-doors", "0"])
+    room = configs.parse(["--preset", "quick", "--env.map", "room"])  # without quick's door
     assert (room.hrm.cells, room.hrm.columns) == (81, 9)
     same = configs.parse(["--preset=quick", "--env.actions", "8", "--hrm.actions", "8"])
     assert same.hrm.actions == 8
@@ -132,15 +135,16 @@ def test_json_round_trip(name: str) -> None:
     ("change", "words"),
     [
         ({"dqn": {"lr": 1}}, "config.dqn.lr is unknown"),
+        (None, "config.preset is missing"),
         ({"updates": "many"}, "config.updates is 'many'"),
         ({"hrm": 3}, "config.hrm is int"),
         ({"env": {"map": [1, 2]}}, "config.env.map"),
         ({"updates": True}, "config.updates is True"),
     ],
 )
-def test_bad_json(change: dict, words: str) -> None:
-    data = json.loads(configs.to_json(QUICK))
-    for name, value in change.items():
+def test_bad_json(change: dict | None, words: str) -> None:
+    data = {} if change is None else json.loads(configs.to_json(QUICK))
+    for name, value in (change or {}).items():
         data[name] = {**data[name], **value} if isinstance(value, dict) else value
     with pytest.raises(ValueError, match=words):
         configs.from_json(json.dumps(data))

@@ -58,6 +58,24 @@ def test_bad_spec(fields: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_out_is_checked_at_every_call() -> None:
+    mazes = MazeBatch(MazeSpec(), 2)
+    actions = torch.zeros(2, dtype=torch.int64)
+    out = mazes.step(actions)
+    assert mazes.step(actions, out=out) is out
+    with pytest.raises(ValueError, match="same memory twice"):
+        mazes.step(actions, out=out._replace(obs=out.final_obs))
+    out.obs.set_(torch.zeros(1, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="obs"):
+        mazes.step(actions, out=out)
+
+
+@pytest.mark.parametrize("device", ["abacus", "meta"])
+def test_bad_device(device: str) -> None:
+    with pytest.raises(ValueError, match=f"device is '{device}'.*expected cpu or cuda"):
+        MazeBatch(MazeSpec(), 2, device=device)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

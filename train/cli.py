@@ -43,8 +43,16 @@ def _read_maps(args: Sequence[str]) -> list[str]:
     """`--env.map FILE.txt` stands for the file's rows, in one word: a row may begin with '-'."""
     text = "\0".join(args)
     pattern = re.compile(r"(^|\0)(--(?:env\.)?map)[\0=]([^\0]+\.txt)(?=\0|$)")
-    text = pattern.sub(lambda m: f"{m[1]}{m[2]}={Path(m[3]).read_text()}\n", text)
+    text = pattern.sub(lambda m: f"{m[1]}{m[2]}={_read(m[3])}\n", text)
     return text.split("\0") if args else []
+
+
+def _read(name: str) -> str:
+    try:
+        return Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "no text"
+        fail(f"map is {name}: {why}, expected a text file with the rows of a map")
 
 
 def _first_message(box: str) -> str:
@@ -68,3 +76,7 @@ def main(program: Callable[[], int | None]) -> NoReturn:
         sys.exit(130)
     except (ValueError, OSError) as error:
         fail(error)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        fail(f"out of memory ({str(error)[:200]}): expected smaller sizes")

@@ -26,8 +26,9 @@ def require(name: str, value: object, good: bool, expected: str) -> None:
 
 
 DQN_RANGES: dict[str, tuple[float, float]] = {  # those not named here: 0 to 1
-    **dict.fromkeys(("num_mazes", "batch_size", "replay_size"), (1, inf)),
-    **dict.fromkeys(("learning_starts", "n_step"), (1, inf)),
+    **dict.fromkeys(("num_mazes", "batch_size"), (1, 2**20)),
+    **dict.fromkeys(("replay_size", "learning_starts"), (1, inf)),
+    "n_step": (1, 1_000),
     **dict.fromkeys(("epsilon_updates", "warmup_updates"), (0, inf)),
     **dict.fromkeys(("beta1", "beta2"), (0, 0.999999)),
 }
@@ -122,10 +123,9 @@ class Config:
     dqn: DQNConfig = field(default_factory=DQNConfig)
 
     def __post_init__(self) -> None:
-        counts = ("updates", "log_every", "eval_every", "eval_episodes", "save_every")
-        for name in counts:
-            value = getattr(self, name)
-            require(name.replace("_", "-"), value, value >= 1, "1 or more")
+        for name in ("updates", "log_every", "eval_every", "eval_episodes", "save_every"):
+            value, most = getattr(self, name), 2**20 if name == "eval_episodes" else 10**12
+            require(name.replace("_", "-"), value, 1 <= value <= most, f"1 to {most}")
         limit = f"0 to {SEED_LIMIT - 1}"
         require("seed", self.seed, 0 <= self.seed < SEED_LIMIT, limit)
 
@@ -215,6 +215,10 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
     else:
         default = "paper-maze" if torch.cuda.is_available() else "quick"
         start = PRESETS.get(_flag(args, "--preset") or default, PRESETS[default])
+    if _flag(args, "--env.map") is not None:  # the preset's doors belong to the preset's map
+        plain = MazeSpec(map="room")
+        kept = {n: getattr(start.env, n) for n in ("actions", "p_change", "max_steps", "crop_wall")}
+        start = replace(start, env=replace(plain, **kept))
     config = cli.parse(Config, description, start, args)
     if resume is not None:
         for name in ("preset", "seed", "run_dir"):
@@ -260,12 +264,16 @@ def from_json(text: str) -> Config:
         data = json.loads(text)
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("not JSON that train.dqn wrote: nested too deeply") from None
     return _build(Config, data, "config")
 
 
 def load(path: Path) -> Config:
     try:
         return from_json(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}, expected a run's config.json") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -278,6 +286,9 @@ def _build(cls: Any, data: Any, where: str) -> Any:
     unknown = sorted(set(data) - set(hints))
     if unknown:
         raise ValueError(f"{where}.{unknown[0]} is unknown: expected one of {', '.join(hints)}")
+    required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
+    if not required <= set(data):
+        raise ValueError(f"{where}.{min(required - set(data))} is missing: expected its value")
     values = {}
     for name, value in data.items():
         hint = hints[name]

@@ -126,9 +126,16 @@ class Run:
         self.stopped_by: int | None = None
         seconds, self.best = 0.0, -1.0
         if config.resume:
-            seconds, self.best = trainer.restore(self.folder / "state.safetensors")
+            state = self.folder / "state.safetensors"
+            try:
+                seconds, self.best = trainer.restore(state)
+            except ValueError as error:
+                raise ValueError(f"{config.resume} cannot be resumed as asked: {error}") from None
+            why = f"more than {trainer.update}, where the run stands"
+            configs.require("updates", config.updates, config.updates > trainer.update, why)
         self.began = time.perf_counter() - seconds
-        checkpoint.write_text(self.folder / "config.json", configs.to_json(config))
+        kept = replace(config, resume=None)
+        checkpoint.write_text(self.folder / "config.json", configs.to_json(kept))
         wandb = dataclasses.asdict(config) if config.wandb else None
         self.log = Log(self.folder, config.updates, trainer.update, wandb)
 

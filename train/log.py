@@ -80,8 +80,13 @@ class Log:
         """The CSV up to `update`: rows behind the saved state will be made again."""
         rows: list[dict[str, str]] = []
         if update and self.path.exists():
-            with open(self.path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["update"] or 0) <= update]
+            try:
+                with open(self.path, newline="") as file:
+                    rows = [row for row in csv.DictReader(file) if int(row["update"]) <= update]
+            except (ValueError, KeyError, TypeError, csv.Error):
+                raise ValueError(
+                    f"{self.path} is damaged: expected the run's log, or none"
+                ) from None
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
