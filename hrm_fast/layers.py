@@ -46,11 +46,19 @@ class Block(nn.Module):
 
 
 def level(
-    x: torch.Tensor, blocks: list[BlockWeights], heads: int, rope: Rope | None
+    x: torch.Tensor,
+    blocks: list[BlockWeights],
+    heads: int,
+    rope: Rope | None,
+    rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One call of a level: its blocks in turn on x = z + injection  [B, T, D]."""
-    for qkv, out, gate_up, down in blocks:
-        x = swiglu_block(attention_block(x, qkv, out, heads, rope), gate_up, down)
+    """One call of a level: its blocks in turn on x = z + injection  [B, T, D].
+
+    rows int64 [B, R]: the only tokens that are wanted of the last block, [B, R, D].
+    """
+    for i, (qkv, out, gate_up, down) in enumerate(blocks, 1):
+        wanted = rows if i == len(blocks) else None
+        x = swiglu_block(attention_block(x, qkv, out, heads, rope, wanted), gate_up, down)
     return x
 
 

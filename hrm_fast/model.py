@@ -137,6 +137,13 @@ class HRM(nn.Module):
         q = self.q_values(carry.z_H, tokens)
         return Carry(carry.z_H.detach(), carry.z_L.detach()), q
 
+    def segment_q(self, carry: Carry, tokens: torch.Tensor) -> torch.Tensor:
+        """q of `segment`, float32 [B, A], where nobody goes on from its carry."""
+        self._check(carry, tokens)
+        rows = self._q_rows(tokens)
+        z_H = self._segment(carry, self.embedding(tokens), self._arithmetic(), rows).z_H
+        return self._head(z_H.mean(1) if rows is None else z_H[:, 0])
+
     def think(self, carry: Carry, tokens: torch.Tensor) -> Carry:
         """The states of `segment` with their gradient, for losses on other heads than Q."""
         self._check(carry, tokens)
@@ -164,6 +171,26 @@ class HRM(nn.Module):
                 carry = self._segment(carry, e, arithmetic)
         return self.q_values(carry.z_H, tokens), carry
 
+    @torch.no_grad()
+    def act(self, tokens: torch.Tensor, seed: Carry) -> tuple[torch.Tensor, Carry]:
+        """`decide` for a walker: q and the next decision's seed, [B, *seed_shape].
+
+        The last block of the last H call is computed only at the tokens that these are read from.
+        """
+        rows = self._q_rows(tokens)
+        if rows is None or self.config.halting or self.config.carry == "full":
+            q, carry = self.decide(tokens, seed)
+            return q, self.seed(carry)
+        carry = self.carry_from(seed)
+        self._check(carry, tokens)
+        last = torch.full_like(rows, self.config.cells)
+        rows = torch.cat((rows, last), dim=1)  # [B, 2]: Q's token, the seed's token
+        e, arithmetic = self.embedding(tokens), self._arithmetic()
+        for _ in range(self.config.segments - 1):
+            carry = self._segment(carry, e, arithmetic)
+        carry = self._segment(carry, e, arithmetic, rows)
+        return self._head(carry.z_H[:, 0]), self.seed(carry)
+
     def embedding(self, tokens: torch.Tensor) -> torch.Tensor:
         """e [B, T, D] of tokens uint8 [B, cells]: sqrt(D) * [puzzle, embed(tokens)].
 
@@ -178,13 +205,21 @@ class HRM(nn.Module):
 
     def q_values(self, z_H: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """q float32 [B, A] of the states z_H [B, T, D], read at the token that the config names."""
+        rows = self._q_rows(tokens)
+        if rows is None:
+            return self._head(z_H.mean(1))
+        return self._head(z_H[torch.arange(len(rows), device=rows.device), rows[:, 0]])
+
+    def _q_rows(self, tokens: torch.Tensor) -> torch.Tensor | None:
+        """int64 [B, 1]: the token that Q is read from; None: the mean of all."""
         if self.config.q_token == "mean":
-            z = z_H.mean(1)
-        elif self.config.q_token == "agent":
-            at = (tokens == AGENT).to(torch.uint8).argmax(1) + 1  # the puzzle token is 0
-            z = z_H[torch.arange(len(at), device=at.device), at]
-        else:
-            z = z_H[:, -1]
+            return None
+        if self.config.q_token == "agent":
+            at = (tokens == AGENT).to(torch.uint8).argmax(1, keepdim=True)
+            return at + 1  # the puzzle token is 0
+        return torch.full((len(tokens), 1), self.config.cells, device=tokens.device)
+
+    def _head(self, z: torch.Tensor) -> torch.Tensor:
         return F.linear(z.to(self.q_head.dtype), self.q_head)
 
     def halt_logits(self, carry: Carry) -> torch.Tensor:
@@ -194,7 +229,14 @@ class HRM(nn.Module):
         """
         return self.halt_head(carry.z_H[:, 0].to(self.halt_head.weight.dtype))
 
-    def _segment(self, carry: Carry, e: torch.Tensor, arithmetic: Arithmetic) -> Carry:
+    def _segment(
+        self,
+        carry: Carry,
+        e: torch.Tensor,
+        arithmetic: Arithmetic,
+        rows: torch.Tensor | None = None,
+    ) -> Carry:
+        """rows int64 [B, R]: the only tokens of the new z_H that are wanted, [B, R, D]."""
         z_H, z_L = carry
         heads, rope, config = self.config.heads, arithmetic.rope, self.config
         for h in range(config.h_cycles):
@@ -206,7 +248,7 @@ class HRM(nn.Module):
                 ):
                     z_L = level(z_L + injection, arithmetic.L, heads, rope)
             with torch.set_grad_enabled(torch.is_grad_enabled() and last_h):
-                z_H = level(z_H + z_L, arithmetic.H, heads, rope)
+                z_H = level(z_H + z_L, arithmetic.H, heads, rope, rows if last_h else None)
         return Carry(z_H, z_L)
 
     def _until_halted(self, carry: Carry, e: torch.Tensor, arithmetic: Arithmetic) -> Carry:

@@ -296,3 +296,34 @@ def test_bad_tokens_and_seeds() -> None:
     seed = torch.zeros(2, 7)
     with pytest.raises(ValueError, match=r"seed is \[2, 7\] and \[2, 7\]: expected \[B, 8\] twice"):
         hrm.decide(boards(2), (seed, seed))
+
+
+@pytest.mark.parametrize("q_token", ["last", "agent", "mean"])
+@pytest.mark.parametrize("mode", ["reset", "carry", "full"])
+@pytest.mark.parametrize("positions", ["rope", "rope2d+learned", "learned"])
+def test_what_nobody_reads_can_be_left_out(q_token: str, mode: str, positions: str) -> None:
+    """`act` and `segment_q` equal `decide` and `segment`, gradients included."""
+    torch.manual_seed(0)
+    config = HRMConfig(
+        cells=12, columns=4, width=16, inner=8, h_layers=2, l_layers=1, segments=2,
+        positions=positions, q_token=q_token, carry=mode,
+    )  # fmt: skip
+    hrm = HRM(config).double()
+    tokens = torch.full((3, 12), ord("."), dtype=torch.uint8)
+    tokens[torch.arange(3), torch.tensor([0, 5, 11])] = ord("@")
+    tokens[:, 7] = ord(">")
+    seed = hrm.start_seed(3)
+    for _ in range(2):
+        q, carry = hrm.decide(tokens, seed)
+        q_act, seed = hrm.act(tokens, seed)
+        torch.testing.assert_close(q_act, q)
+        torch.testing.assert_close(seed, hrm.seed(carry))
+    gradients = []
+    for short in (False, True):
+        hrm.zero_grad()
+        carry = hrm.carry_from(seed)
+        q = hrm.segment_q(carry, tokens) if short else hrm.segment(carry, tokens)[1]
+        (q * torch.arange(4)).sum().backward()
+        gradients.append({name: p.grad for name, p in hrm.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)

@@ -40,12 +40,11 @@ class Collector:
     @torch.no_grad()
     def step(self, hrm: HRM, epsilon: float, generator: torch.Generator) -> Transition:
         """One step of every maze, exploratory steps included: z must advance on all of them."""
-        q, carry = hrm.decide(self.obs, self.seed)
+        q, seed_t = hrm.act(self.obs, self.seed)
         action = epsilon_greedy(q, epsilon, generator)
         step = self.mazes.step(action)
         ends = step.terminated | step.truncated
         final = ends if self.config.timeout_is_terminal else step.terminated
-        seed_t = hrm.seed(carry)
         transition = Transition(
             s_tm1=self.obs,
             a_tm1=action,

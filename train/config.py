@@ -163,7 +163,7 @@ _PRESETS = (
     ),
     Config(
         preset="quick",
-        updates=8_000,
+        updates=11_000,
         log_every=500,
         eval_every=1_000,
         eval_episodes=256,
@@ -193,7 +193,7 @@ _PRESETS = (
             epsilon_end=0.05,
             epsilon_updates=3_000,
             target_decay=0.99,
-            learning_rate=1e-3,
+            learning_rate=1.5e-3,
             warmup_updates=200,
             final_learning_rate=0.1,
             beta2=0.99,

@@ -59,7 +59,10 @@ class Trainer:
         carry = self.hrm.carry_from(batch.seed_tm1)
         for s in range(min(self.config.hrm.segments, self.config.updates - self.update)):
             with phase("segment"):
-                if best is None:
+                if best is None and s == self.config.hrm.segments - 1:
+                    q = self.hrm.segment_q(carry, batch.s_tm1)  # the last one's carry is not read
+                    loss = td_loss(q, batch.a_tm1, y)
+                elif best is None:
                     carry, q = self.hrm.segment(carry, batch.s_tm1)
                     loss = td_loss(q, batch.a_tm1, y)
                 else:

@@ -11,7 +11,7 @@ from train.replay import Transition
 @torch.no_grad()
 def td_target(target: HRM, batch: Transition) -> Tensor:
     """y = r_t + discount_t * max_a Q_target(s_t), float32 [B]; computed once per batch."""
-    q_t, _ = target.decide(batch.s_t, batch.seed_t)
+    q_t, _ = target.act(batch.s_t, batch.seed_t)
     return batch.r_t + batch.discount_t * q_t.max(-1).values
 
 
