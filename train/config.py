@@ -163,7 +163,7 @@ _PRESETS = (
     ),
     Config(
         preset="quick",
-        updates=11_000,
+        updates=10_000,
         log_every=500,
         eval_every=1_000,
         eval_episodes=256,
