@@ -21,7 +21,7 @@ QUICK = PRESETS["quick"]
 BAD_FLAGS = [
     (["--preset", "fast"], ["--preset", "fast", "quick"]),
     (["--dqn.batch-sise", "4"], ["--dqn.batch-sise"]),
-    (["--dqn.batch-size", "0"], ["dqn.batch-size", "0", "1 or more"]),
+    (["--dqn.batch-size", "0"], ["dqn.batch-size", "0", "1 to"]),
     (["--dqn.batch-size", "many"], ["--dqn.batch-size", "many"]),
     (["--dqn.gamma", "1.5"], ["dqn.gamma", "1.5", "0 to 1"]),
     (["--dqn.learning-rate", "nan"], ["dqn.learning-rate", "nan"]),
@@ -44,7 +44,7 @@ BAD_FLAGS = [
     (["--hrm.positions", "alibi"], ["alibi", "rope2d"]),
     (["--hrm.cells", "98"], ["hrm.cells", "98", "49"]),
     (["--hrm.kernels", "cuda"], ["kernels", "cuda", "reference"]),
-    (["--updates", "0"], ["updates", "0", "1 or more"]),
+    (["--updates", "0"], ["updates", "0", "1 to"]),
     (["--seed", "-1"], ["seed", "-1"]),
     (["--device", "abacus"], ["device", "abacus", "cpu"]),
     (["--resume", "nowhere"], ["nowhere", "config.json"]),
