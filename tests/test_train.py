@@ -189,7 +189,7 @@ def test_run_writes_its_folder(tmp_path: Path) -> None:
     with open(tmp_path / "run/metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["update"]) for row in rows] == [4, 8, 12]
-    assert [bool(row["eval/success"]) for row in rows] == [False, True, True]
+    assert [bool(row["eval/success"]) for row in rows] == [False, True, False]
     assert int(rows[-1]["transitions"]) == 4 * 4 + 5 * 4  # learning_starts, then one step a batch
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"best.safetensors", "last.safetensors", "state.safetensors", "config.json"} <= names

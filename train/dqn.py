@@ -151,18 +151,17 @@ class Run:
             loss, q = trainer.cycle()
             self.log.progress(trainer.update - before)
             evaluates, logs, saves = (
-                trainer.update == config.updates or before // every != trainer.update // every
+                before // every != trainer.update // every
                 for every in (config.eval_every, config.log_every, config.save_every)
             )
-            if logs or evaluates:
+            if logs or evaluates or trainer.update == config.updates:
                 speed = (trainer.update - logged) / (time.perf_counter() - since)
                 numbers = self._numbers(loss, q, speed)
                 self.log.row(numbers | (self._evaluate() if evaluates else {}))
                 logged, since = trainer.update, time.perf_counter()
             if saves:
                 self.save()
-        if self.stopped_by is not None:
-            self.save()
+        self.save()
 
     def stop(self, number: int, _: object) -> None:
         """A signal's handler: end after this cycle; a second signal does not wait for that."""
