@@ -14,7 +14,10 @@ from train.config import DQNConfig
 
 
 class Transition(NamedTuple):
-    """One step of every maze, N rows; or, n steps folded into one, a sampled batch of B rows."""
+    """One step of every maze, N rows; or, n steps folded into one, a sampled batch of B rows.
+
+    `ends_t` serves the fold; nothing reads it of a batch.
+    """
 
     s_tm1: Tensor  # uint8 [N, cells]
     a_tm1: Tensor  # int64 [N]
