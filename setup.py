@@ -7,6 +7,7 @@ HRM_FAST_SANITIZE=1 builds with AddressSanitizer and UBSan.
 """
 
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -21,6 +22,11 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 GPU_ARCHITECTURES = (80, 90, 100)
 SANITIZE = os.environ.get("HRM_FAST_SANITIZE") == "1"
+# Files that are compiled for one instruction set; which of them runs is decided at run time.
+INSTRUCTIONS = {
+    "kernels_avx2": "-mavx2 -mfma",
+    "kernels_avx512": "-mavx512f -mfma",
+}
 
 
 def find_ninja() -> str:
@@ -52,6 +58,7 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
     folders = (ROOT / "csrc", pybind11.get_include(), sysconfig.get_path("include"))
     include = [shlex.quote(f"-I{folder}").replace("$", "$$") for folder in folders]
     flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
+    flags.append("-ffp-contract=fast")  # a * b + c in one rounding where the CPU can
     if SANITIZE:
         sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         flags += ["-O1", "-g", "-fno-omit-frame-pointer", *sanitize]
@@ -65,8 +72,9 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
         link_command = f"{nvcc} -shared --cudart static -Xcompiler -pthread $in -o $out"
     else:
         sources = [s for s in sources if s.suffix != ".cu"]
+    compile_command = f"{cxx} {' '.join(flags + include)} $isa"
     rules = [
-        f"rule cxx\n  command = {cxx} {' '.join(flags + include)} -MMD -MF $out.d -c $in -o $out",
+        f"rule cxx\n  command = {compile_command} -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = c++ $in",
         f"rule link\n  command = {link_command}\n  description = link $out",
     ]
@@ -81,9 +89,11 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
     def quote(path: object) -> str:
         return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
+    x86 = platform.machine() in ("x86_64", "AMD64")
     objects = [quote(f"{s.relative_to(ROOT / 'csrc').as_posix()}.o") for s in sources]
     builds = [
         f"build {o}: {'cuda' if s.suffix == '.cu' else 'cxx'} {quote(s)}"
+        + (f"\n  isa = {INSTRUCTIONS[s.stem]}" if x86 and s.stem in INSTRUCTIONS else "")
         for o, s in zip(objects, sources, strict=True)
     ]
     return "\n".join([*rules, *builds, f"build {quote(target)}: link {' '.join(objects)}", ""])
@@ -113,4 +123,5 @@ def module(name: str, room: str) -> Extension:
     return Extension(name, [s.relative_to(ROOT).as_posix() for s in sources])
 
 
-setup(ext_modules=[module("envs._maze", "maze")], cmdclass={"build_ext": NinjaBuild})
+modules = [module("envs._maze", "maze"), module("kernels._native", "hrm")]
+setup(ext_modules=modules, cmdclass={"build_ext": NinjaBuild})

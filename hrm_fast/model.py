@@ -23,6 +23,8 @@ from hrm_fast.layers import (
     weight,
 )
 from kernels.attention_block import Rope
+from kernels.cpu import Engine, Keep, Shape
+from kernels.td_loss import td_loss
 
 
 class Carry(NamedTuple):
@@ -54,11 +56,13 @@ class HRM(nn.Module):
     def __init__(self, config: HRMConfig) -> None:
         """Build with fresh random weights; ValueError for kernels that do not exist yet."""
         super().__init__()
-        if config.kernels not in ("auto", "reference"):
+        if config.kernels not in ("auto", "reference", "cpu"):
             raise ValueError(
                 f"kernels is {config.kernels!r}, not in this version: "
-                "expected 'auto' or 'reference'"
+                "expected 'auto', 'reference' or 'cpu'"
             )
+        if config.kernels == "cpu" and config.dtype != "float32":
+            raise ValueError(f"dtype is {config.dtype!r}: expected 'float32' with kernels 'cpu'")
         self.config = config
         width = config.width
         self.embed = nn.Parameter(truncated_normal(config.vocab_size, width, std=width**-0.5))
@@ -80,6 +84,9 @@ class HRM(nn.Module):
         cos, sin = rope_tables(config) or (None, None)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
+        self._engine = None
+        if config.kernels != "reference" and config.dtype == "float32":
+            self._engine = Engine(engine_shape(config), rope_tables(config))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,20 +140,54 @@ class HRM(nn.Module):
 
         tokens uint8 [B, cells]; returns the detached carry and q float32 [B, A].
         """
-        carry = self.think(carry, tokens)
-        q = self.q_values(carry.z_H, tokens)
-        return Carry(carry.z_H.detach(), carry.z_L.detach()), q
+        if engine := self._fused():
+            self._check(carry, tokens)
+            q, z_H, z_L = engine.segment(self._in_order(), tokens, *carry)
+        else:
+            z_H, z_L = self.think(carry, tokens)
+            q = self.q_values(z_H, tokens)
+        return Carry(z_H.detach(), z_L.detach()), q
 
     def segment_q(self, carry: Carry, tokens: torch.Tensor) -> torch.Tensor:
         """q of `segment`, float32 [B, A], where nobody goes on from its carry."""
         self._check(carry, tokens)
+        if engine := self._fused():
+            return engine.segment(self._in_order(), tokens, *carry, keep="none")[0]
         rows = self._q_rows(tokens)
         z_H = self._segment(carry, self.embedding(tokens), self._arithmetic(), rows).z_H
         return self._head(z_H.mean(1) if rows is None else z_H[:, 0])
 
+    def td_segment(
+        self,
+        carry: Carry,
+        tokens: torch.Tensor,
+        a_tm1: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        last: bool = False,
+    ) -> tuple[Carry, torch.Tensor, torch.Tensor]:
+        """`segment` and its TD loss (`kernels.td_loss`): carry, q, loss.
+
+        last: nobody goes on from the carry, which is then the one that came in.
+        """
+        self._check(carry, tokens)
+        if engine := self._fused():
+            keep: Keep = "none" if last else "states"
+            loss, q, z_H, z_L = engine.td_segment(
+                self._in_order(), tokens, *carry, a_tm1, target, weight, keep
+            )
+            return carry if last else Carry(z_H, z_L), q, loss
+        if last:
+            q = self.segment_q(carry, tokens)
+        else:
+            carry, q = self.segment(carry, tokens)
+        return carry, q, td_loss(q, a_tm1, target, weight)
+
     def think(self, carry: Carry, tokens: torch.Tensor) -> Carry:
         """The states of `segment` with their gradient, for losses on other heads than Q."""
         self._check(carry, tokens)
+        if engine := self._fused():
+            return Carry(*engine.segment(self._in_order(), tokens, *carry)[1:])
         return self._segment(carry, self.embedding(tokens), self._arithmetic())
 
     @torch.no_grad()
@@ -163,12 +204,16 @@ class HRM(nn.Module):
         """
         carry = self.start(len(tokens)) if seed is None else self.carry_from(seed)
         self._check(carry, tokens)
-        e, arithmetic = self.embedding(tokens), self._arithmetic()
         if self.config.halting and segments is None:
-            carry = self._until_halted(carry, e, arithmetic)
-        else:
-            for _ in range(self.config.segments if segments is None else segments):
-                carry = self._segment(carry, e, arithmetic)
+            carry = self._until_halted(carry, tokens)
+            return self.q_values(carry.z_H, tokens), carry
+        segments = self.config.segments if segments is None else segments
+        if engine := self._fused():
+            q, z_H, z_L = engine.decide(self._in_order(), tokens, *carry, segments)
+            return q, Carry(z_H, z_L)
+        e, arithmetic = self.embedding(tokens), self._arithmetic()
+        for _ in range(segments):
+            carry = self._segment(carry, e, arithmetic)
         return self.q_values(carry.z_H, tokens), carry
 
     @torch.no_grad()
@@ -177,12 +222,21 @@ class HRM(nn.Module):
 
         The last block of the last H call is computed only at the tokens that these are read from.
         """
-        rows = self._q_rows(tokens)
-        if rows is None or self.config.halting or self.config.carry == "full":
+        if self.config.halting or self.config.carry == "full":
             q, carry = self.decide(tokens, seed)
             return q, self.seed(carry)
         carry = self.carry_from(seed)
         self._check(carry, tokens)
+        if engine := self._fused():
+            given = (self._in_order(), tokens, *carry, self.config.segments)
+            if self.config.carry == "reset":
+                return engine.decide(*given, "none")[0], seed
+            q, z_H, z_L = engine.decide(*given, "last")
+            return q, Carry(z_H, z_L)
+        rows = self._q_rows(tokens)
+        if rows is None:
+            q, carry = self.decide(tokens, seed)
+            return q, self.seed(carry)
         last = torch.full_like(rows, self.config.cells)
         rows = torch.cat((rows, last), dim=1)  # [B, 2]: Q's token, the seed's token
         e, arithmetic = self.embedding(tokens), self._arithmetic()
@@ -251,10 +305,10 @@ class HRM(nn.Module):
                 z_H = level(z_H + z_L, arithmetic.H, heads, rope, rows if last_h else None)
         return Carry(z_H, z_L)
 
-    def _until_halted(self, carry: Carry, e: torch.Tensor, arithmetic: Arithmetic) -> Carry:
-        halted = torch.zeros(len(e), 1, 1, dtype=torch.bool, device=e.device)
+    def _until_halted(self, carry: Carry, tokens: torch.Tensor) -> Carry:
+        halted = torch.zeros(len(tokens), 1, 1, dtype=torch.bool, device=tokens.device)
         for _ in range(self.config.segments):
-            new = self._segment(carry, e, arithmetic)
+            new = self.think(carry, tokens)
             z_H, z_L = (torch.where(halted, *pair) for pair in zip(carry, new, strict=True))
             carry = Carry(z_H, z_L)
             halt, proceed = self.halt_logits(carry).unbind(1)
@@ -262,6 +316,20 @@ class HRM(nn.Module):
             if halted.all():
                 break
         return carry
+
+    def _fused(self) -> Engine | None:
+        """The CPU's engine, for weights that it can read; "auto" falls back on PyTorch."""
+        usable = self.embed.device.type == "cpu" and self.embed.dtype == torch.float32
+        if self.config.kernels == "cpu" and not usable:
+            found = f"{self.embed.dtype} on {self.embed.device}"
+            raise ValueError(f"kernels is 'cpu' and the weights are {found}: expected float32, cpu")
+        return self._engine if usable else None
+
+    def _in_order(self) -> list[nn.Parameter]:
+        """The parameters as `kernels.cpu` wants them."""
+        position = [] if self.position is None else [self.position]
+        blocks = [*self.L.parameters(), *self.H.parameters()]
+        return [self.embed, *position, self.puzzle, *blocks, self.q_head]
 
     def _arithmetic(self) -> Arithmetic:
         H, L = ([block.weights(self.dtype) for block in blocks] for blocks in (self.H, self.L))  # type: ignore[operator]
@@ -276,3 +344,11 @@ class HRM(nn.Module):
                 f"tokens is {tokens.dtype} {list(tokens.shape)}: "
                 f"expected torch.uint8 {list(expected)}"
             )
+
+
+def engine_shape(config: HRMConfig) -> Shape:
+    return Shape(
+        config.cells, config.width, config.heads, config.inner_width, config.actions,
+        config.vocab_size, config.h_layers, config.l_layers, config.h_cycles, config.l_cycles,
+        config.q_token, "learned" in config.positions,
+    )  # fmt: skip

@@ -1,6 +1,8 @@
 """The model against recorded outputs of the published code: values, loss and every gradient."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +23,10 @@ TOLERANCE = 1e-5  # of the largest value of the tensor
 class Recorded:
     """One file: the published code's weights in our model, and what it computed with them."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kernels: Any = "reference") -> None:
         with np.load(FIXTURES / f"hrm_agent_{name}.npz") as file:
             self.data = {key: torch.from_numpy(file[key]) for key in file if key != "pos"}
-        self.config = CONFIGS[name]
+        self.config = replace(CONFIGS[name], kernels=kernels)
         self.hrm: HRM = from_reference(self.under("weights/"), self.config)
 
     def under(self, prefix: str) -> dict[str, torch.Tensor]:
@@ -42,8 +44,13 @@ def close(actual: torch.Tensor, expected: torch.Tensor, name: str) -> None:
 
 
 @pytest.fixture(params=CONFIGS)
-def recorded(request: pytest.FixtureRequest) -> Recorded:
-    return Recorded(request.param)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def recorded(request: pytest.FixtureRequest, name: str) -> Recorded:
+    return Recorded(name, request.param)
 
 
 def test_one_segment(recorded: Recorded) -> None:

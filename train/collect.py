@@ -6,21 +6,15 @@ from torch import Tensor
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry
 from train.config import DQNConfig
-from train.replay import Transition
+from train.replay import Transition, select
 
 
-def epsilon_greedy(q: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-    """A random action with probability epsilon, else the best. q [N, A] -> int64 [N]."""
+def epsilon_greedy(q: Tensor, epsilon: float | Tensor, generator: torch.Generator) -> Tensor:
+    """A random action with probability epsilon (one, or [N]), else the best. q [N, A] -> [N]."""
     N, A = q.shape
     explore = torch.rand(N, generator=generator, device=q.device) < epsilon
     anything = torch.randint(A, (N,), generator=generator, device=q.device)
     return torch.where(explore, anything, q.argmax(-1))
-
-
-def carry_on(seed: Carry, start: Carry, ends: Tensor) -> Carry:
-    """The next decision's seed: what the last one ended with, or the start at a new episode."""
-    shape = (-1,) + (1,) * (seed.z_H.dim() - 1)
-    return Carry(*(torch.where(ends.view(shape), s, z) for s, z in zip(start, seed, strict=True)))
 
 
 class Collector:
@@ -34,6 +28,9 @@ class Collector:
         self.seed = hrm.start_seed(config.num_mazes)
         self.lengths = torch.zeros(config.num_mazes, dtype=torch.int64, device=device)
         self.returns = torch.zeros(config.num_mazes, device=device)
+        # Ape-X, Horgan et al. 2018, arXiv 1803.00933
+        ranks = torch.linspace(0, 1, config.num_mazes, device=device)
+        self.epsilon_powers = 1 + config.epsilon_ladder * ranks  # [N]
         # episodes, successes, sum of lengths, sum of returns since the last `finished`
         self._finished = torch.zeros(4, dtype=torch.float64, device=device)
 
@@ -41,7 +38,7 @@ class Collector:
     def step(self, hrm: HRM, epsilon: float, generator: torch.Generator) -> Transition:
         """One step of every maze, exploratory steps included: z must advance on all of them."""
         q, seed_t = hrm.act(self.obs, self.seed)
-        action = epsilon_greedy(q, epsilon, generator)
+        action = epsilon_greedy(q, epsilon**self.epsilon_powers, generator)
         step = self.mazes.step(action)
         ends = step.terminated | step.truncated
         final = ends if self.config.timeout_is_terminal else step.terminated
@@ -56,7 +53,7 @@ class Collector:
             seed_t=seed_t,
         )
         self.obs = step.obs
-        self.seed = carry_on(seed_t, hrm.start_seed(len(ends)), ends)
+        self.seed = select(ends, hrm.start_seed(len(ends)), seed_t)
         self._count(step.reward, step.terminated, ends)
         return transition
 

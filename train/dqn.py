@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from hrm_fast import HRM
-from kernels.td_loss import td_loss
 from train import checkpoint, cli, curve
 from train import config as configs
 from train.collect import Collector
 from train.config import Config
 from train.evaluate import SELECTION_SEED, evaluate
 from train.halting import best_action, segment_with_halting
+from train.hindsight import Relabel
 from train.log import Log, PhaseClock
 from train.optimiser import Optimiser
 from train.replay import Replay
-from train.targets import epsilon_at, td_target
+from train.targets import epsilon_at, refresh, relabel_at, td_target
 
 
 class Trainer:
@@ -45,26 +45,35 @@ class Trainer:
         self.phase = PhaseClock()
 
     def cycle(self) -> tuple[Tensor, Tensor]:
-        """One step of all mazes, one batch, one update per segment. Returns last loss, mean Q."""
+        """One step of all mazes, then its batches. Returns last loss, mean Q."""
         dqn, phase = self.config.dqn, self.phase
         with phase("collect"):
             self.collect()
             while len(self.replay) < max(dqn.learning_starts, dqn.n_step * dqn.num_mazes):
                 self.collect()
+        for _ in range(dqn.updates_per_step):
+            if self.update < self.config.updates:
+                loss, q = self.learn()
+        return loss, q.mean()
+
+    def learn(self) -> tuple[Tensor, Tensor]:
+        """One batch, one update per segment. Returns the last segment's loss and q [B, A]."""
+        dqn, phase = self.config.dqn, self.phase
         with phase("sample"):
-            batch = self.replay.sample(dqn.batch_size, self.generator)
+            share, start = relabel_at(dqn, self.update), self.hrm.start_seed(dqn.batch_size)
+            relabel = Relabel(share, start) if share > 0 else None
+            batch = self.replay.sample(dqn.batch_size, self.generator, relabel)
         with phase("target"):
-            y = td_target(self.target, batch)  # [B]
+            batch = refresh(self.target, batch, dqn.refresh)
+            y = td_target(self.target, batch, self.hrm if dqn.double else None)  # [B]
             best = best_action(self.target, batch) if self.hrm.config.halting else None
         carry = self.hrm.carry_from(batch.seed_tm1)
         for s in range(min(self.config.hrm.segments, self.config.updates - self.update)):
             with phase("segment"):
-                if best is None and s == self.config.hrm.segments - 1:
-                    q = self.hrm.segment_q(carry, batch.s_tm1)  # the last one's carry is not read
-                    loss = td_loss(q, batch.a_tm1, y)
-                elif best is None:
-                    carry, q = self.hrm.segment(carry, batch.s_tm1)
-                    loss = td_loss(q, batch.a_tm1, y)
+                if best is None:
+                    td = batch.a_tm1, y, batch.weight
+                    last = s + 1 == self.config.hrm.segments
+                    carry, q, loss = self.hrm.td_segment(carry, batch.s_tm1, *td, last)
                 else:
                     carry, q, loss = segment_with_halting(self.hrm, carry, batch, y, best, s)
             with phase("backward"):
@@ -72,7 +81,8 @@ class Trainer:
             with phase("optimiser"):
                 self.optimiser.step(self.update)
             self.update += 1
-        return loss.detach(), q.detach().mean()
+        self.replay.prioritise(batch, q.detach(), y)
+        return loss.detach(), q.detach()
 
     def collect(self) -> None:
         epsilon = epsilon_at(self.config.dqn, self.update)
@@ -176,7 +186,7 @@ class Run:
             "transitions": trainer.transitions,
             "seconds": time.perf_counter() - self.began,
             "updates_per_second": speed,
-            "charts/SPS": speed * dqn.num_mazes / self.config.hrm.segments,
+            "charts/SPS": speed * dqn.num_mazes / self.config.hrm.segments / dqn.updates_per_step,
             "charts/epsilon": epsilon_at(dqn, trainer.update),
             "charts/learning_rate": dqn.learning_rate * trainer.optimiser.share(trainer.update),
             "losses/td_loss": loss.item(),

@@ -63,13 +63,15 @@ class Optimiser:
             beta1=dqn.beta1,
             beta2=dqn.beta2,
             weight_decay=dqn.weight_decay,
+            average=self.target_flat[self.body],
+            average_decay=dqn.target_decay,
         )
         lr = dqn.puzzle_learning_rate * share
         puzzle = self.flat[self.puzzle]
         puzzle.mul_(1 - lr * dqn.puzzle_weight_decay)
         puzzle.sub_(self.grad[self.puzzle].sign(), alpha=lr)
+        self.target_flat[self.puzzle].lerp_(puzzle, 1 - dqn.target_decay)
         self.grad.zero_()
-        self.target_flat.lerp_(self.flat, 1 - dqn.target_decay)
 
     def state(self) -> dict[str, Tensor]:
         return {"flat": self.flat, "target": self.target_flat, "m": self.m, "v": self.v}

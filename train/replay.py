@@ -1,4 +1,4 @@
-"""Uniform replay: a ring of the last steps of all mazes, on the training device.
+"""Replay: a ring of the last steps of all mazes, on the training device.
 
 Row t of the ring holds step t of every maze, so n-step returns are read off consecutive rows when
 sampling. Names carry time as in dqn_zoo: s_tm1, a_tm1 led to r_t, s_t.
@@ -11,6 +11,17 @@ from torch import Tensor
 
 from hrm_fast import Carry
 from train.config import DQNConfig
+from train.hindsight import Goal, Relabel, Steps, agent_cell, draw_goal, may_be_goal, with_goal
+
+SMALLEST_ERROR = 1e-3  # a transition without TD error is drawn as if it had this one
+
+
+class Walk(NamedTuple):
+    """The decisions from k before a batch's transitions to where their n steps end, L = k + n."""
+
+    boards: Tensor  # uint8 [L, B, cells]; what each decision saw
+    counts: Tensor  # bool [L, B]; it is one of the same episode, and not beyond s_t
+    seed: Carry  # z that the first one that counts started from
 
 
 class Transition(NamedTuple):
@@ -27,6 +38,10 @@ class Transition(NamedTuple):
     s_t: Tensor  # uint8 [N, cells]; before any reset; in a batch the state n steps on
     seed_tm1: Carry  # z that the decision at s_tm1 started from
     seed_t: Carry  # z that the decision at s_t starts from
+    # of a batch, where the config asks for them:
+    weight: Tensor | None = None  # float32 [B]; share in the loss, 1 for the largest
+    slot: Tensor | None = None  # int64 [B]; where its priority is kept, -1 under another goal
+    walk: Walk | None = None  # for `refresh`
 
 
 class Replay:
@@ -40,7 +55,7 @@ class Replay:
 
     def __init__(self, config: DQNConfig, obs: Tensor, seed: Carry) -> None:
         self.rows = config.replay_size // len(obs)
-        self.n_step = config.n_step
+        self.config = config
         self.filled = 0  # rows that hold a step
         self.head = 0  # row that the next step goes to
         number = torch.empty(len(obs), device=obs.device)
@@ -48,6 +63,8 @@ class Replay:
         flat = _flatten(step)
         self._check_memory(flat)
         self.data = {name: x.new_empty((self.rows, *x.shape)) for name, x in flat.items()}
+        if config.priority > 0:
+            self.data["priority"] = number.new_zeros(self.rows, len(obs))
 
     def _check_memory(self, flat: dict[str, Tensor]) -> None:
         device = flat["s_tm1"].device
@@ -64,32 +81,121 @@ class Replay:
         return self.filled * self.data["r_t"].shape[1]
 
     def add(self, step: Transition) -> None:
-        """Write one step of all mazes over the oldest row."""
+        """Write one step of all mazes over the oldest row, with the largest priority there is."""
+        if self.config.priority > 0:
+            priority = self.data["priority"]
+            priority[self.head] = priority.max() if self.filled else 1.0
         for name, x in _flatten(step).items():
             self.data[name][self.head].copy_(x)
         self.head = (self.head + 1) % self.rows
         self.filled = min(self.filled + 1, self.rows)
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> Transition:
-        """Draw B steps uniformly (of those whose next n - 1 rows are there) and fold n of them.
+    def sample(
+        self, batch_size: int, generator: torch.Generator, relabel: Relabel | None = None
+    ) -> Transition:
+        """Draw B steps (of those whose next n - 1 rows are there) and fold n of them.
 
         r_t = r_1 + d_1 r_2 + d_1 d_2 r_3 ..., discount_t = d_1 d_2 ... d_n, stopping at an
         episode's end; s_t and seed_t are those of the last step that counted.
         """
         data = self.data
-        starts = (self.filled - self.n_step + 1, data["r_t"].shape[1])
-        age, maze = (
-            torch.randint(high, (batch_size,), generator=generator, device=data["r_t"].device)
-            for high in starts
-        )
-        ahead = torch.arange(self.n_step, device=age.device)
-        window = (self.head - self.filled + age[:, None] + ahead) % self.rows  # ring rows [B, n]
-        steps = (data[n][window, maze[:, None]] for n in ("r_t", "discount_t", "ends_t"))
+        draw = self._draw_by_priority if self.config.priority > 0 else self._draw
+        age, maze, weight = draw(batch_size, generator)
+        window = self._window(age, 0, self.config.n_step)  # [B, n]
+        steps = Steps(*(data[n][window, maze[:, None]] for n in Steps._fields))
+        if relabel is not None:
+            goal = self._later_goal(age, maze, relabel.share, generator)
+            led_to = agent_cell(data["s_t"][window, maze[:, None]])  # [B, n]
+            steps = with_goal(steps, goal, led_to, self.config.gamma)
         r_t, discount_t, count = fold(*steps)
         first, last = window[:, 0], window.gather(1, count[:, None] - 1)[:, 0]
-        before = {n: data[n][first, maze] for n in ("s_tm1", "a_tm1", "seed_H_tm1", "seed_L_tm1")}
-        after = {n: data[n][last, maze] for n in ("ends_t", "s_t", "seed_H_t", "seed_L_t")}
-        return _unflatten({**before, **after, "r_t": r_t, "discount_t": discount_t})
+        batch = Transition(
+            s_tm1=data["s_tm1"][first, maze],
+            a_tm1=data["a_tm1"][first, maze],
+            r_t=r_t,
+            discount_t=discount_t,
+            ends_t=data["ends_t"][last, maze],
+            s_t=data["s_t"][last, maze],
+            seed_tm1=self._seed("tm1", first, maze),
+            seed_t=self._seed("t", last, maze),
+        )
+        if weight is not None:
+            batch = batch._replace(weight=weight, slot=first * data["r_t"].shape[1] + maze)
+        if self.config.refresh > 0:
+            batch = batch._replace(walk=self._walk(age, maze, count))
+        return batch if relabel is None else _with_goal(batch, goal, relabel.start)
+
+    def _draw(
+        self, batch_size: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Uniformly: steps since the oldest row, and mazes, int64 [B] each; no weights."""
+        starts = (self.filled - self.config.n_step + 1, self.data["r_t"].shape[1])
+        age, maze = (
+            torch.randint(high, (batch_size,), generator=generator, device=self.data["r_t"].device)
+            for high in starts
+        )
+        return age, maze, None
+
+    def _draw_by_priority(
+        self, batch_size: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_draw`, proportionally to the priorities, and loss weights float32 [B].
+
+        Source: prioritised experience replay, Schaul et al. 2016, arXiv 1511.05952.
+        """
+        config, priority = self.config, self.data["priority"]
+        oldest = torch.zeros(1, dtype=torch.int64, device=priority.device)
+        rows = self._window(oldest, 0, self.filled - config.n_step + 1)[0]
+        flat = priority[rows].flatten()  # oldest first
+        sums = flat.cumsum(0, dtype=torch.float64)
+        place = torch.rand(batch_size, generator=generator, device=sums.device, dtype=sums.dtype)
+        drawn = torch.searchsorted(sums, place * sums[-1], right=True)
+        weight = flat[drawn] ** -config.priority_correction
+        mazes = priority.shape[1]
+        return drawn // mazes, drawn % mazes, weight / weight.max()
+
+    def prioritise(self, batch: Transition, q: Tensor, y: Tensor) -> None:
+        """Priorities of a batch's transitions from q [B, A] and target [B]: |TD error|^priority."""
+        if batch.slot is None:
+            return
+        error = (q.gather(1, batch.a_tm1[:, None])[:, 0] - y).abs() + SMALLEST_ERROR
+        own = batch.slot >= 0  # an error under another goal is not the stored transition's
+        self.data["priority"].view(-1)[batch.slot[own]] = error[own] ** self.config.priority
+
+    def _window(self, age: Tensor, begin: int, end: int) -> Tensor:
+        """Ring rows [B, end - begin] of consecutive steps around age [B], which is step 0."""
+        steps = torch.arange(begin, end, device=age.device)
+        return (self.head - self.filled + age[:, None] + steps) % self.rows
+
+    def _seed(self, time: str, row: Tensor, maze: Tensor) -> Carry:
+        H, L = (self.data[f"seed_{level}_{time}"][row, maze] for level in "HL")
+        return Carry(H, L)
+
+    def _later_goal(
+        self, age: Tensor, maze: Tensor, share: float, generator: torch.Generator
+    ) -> Goal:
+        """For a share of the rows: a cell reached up to `relabel_reach` steps on in the episode."""
+        chance, place = torch.rand(2, len(age), generator=generator, device=age.device)
+        future = self._window(age, 0, self.config.relabel_reach)  # [B, reach]
+        goes_on = ~self.data["ends_t"][future[:, :-1], maze[:, None]]
+        steps = torch.minimum(1 + goes_on.cumprod(1).sum(1), self.filled - age)
+        row = future.gather(1, (place * steps).long()[:, None])[:, 0]
+        cell = agent_cell(self.data["s_t"][row, maze])
+        now = self.data["s_tm1"][future[:, 0], maze]
+        return Goal(cell, (chance < share) & may_be_goal(now, cell))
+
+    def _walk(self, age: Tensor, maze: Tensor, count: Tensor) -> Walk:
+        """The decisions around steps that fold `count` [B] steps each."""
+        k, n, data = self.config.refresh, self.config.n_step, self.data
+        rows = self._window(age, -k, n)  # [B, k + n]
+        goes_on = ~data["ends_t"][rows[:, :k], maze[:, None]]
+        is_kept = age[:, None] >= torch.arange(k, 0, -1, device=age.device)
+        past = (goes_on & is_kept).flip(1).cumprod(1).flip(1)  # [B, k]
+        ahead = torch.arange(n, device=age.device) < count[:, None]
+        first = rows.gather(1, k - past.sum(1, keepdim=True))  # [B, 1]
+        counts = torch.cat((past > 0, ahead), 1)
+        rows = torch.where(counts, rows, first).T.contiguous()  # others may not hold a step yet
+        return Walk(data["s_tm1"][rows, maze], counts.T, self._seed("tm1", first[:, 0], maze))
 
     def state(self) -> dict[str, Tensor]:
         """The steps in use, oldest first, for a checkpoint: [rows, N, ...] each."""
@@ -121,17 +227,35 @@ def fold(r_t: Tensor, discount_t: Tensor, ends_t: Tensor) -> tuple[Tensor, Tenso
     return (r_t * before * counts).sum(1), product, counts.sum(1)
 
 
+def select(mask: Tensor, yes: Carry, no: Carry) -> Carry:
+    """The seeds `yes` where mask [B] is true, else `no`; [B, ...] each."""
+    shape = (-1,) + (1,) * (no.z_H.dim() - 1)
+    return Carry(*(torch.where(mask.view(shape), y, n) for y, n in zip(yes, no, strict=True)))
+
+
+def _with_goal(batch: Transition, goal: Goal, start: Carry) -> Transition:
+    """The batch with the chosen rows' boards redrawn and their z at the start."""
+    batch = batch._replace(
+        s_tm1=draw_goal(batch.s_tm1, goal),
+        s_t=draw_goal(batch.s_t, goal),
+        seed_tm1=select(goal.chosen, start, batch.seed_tm1),
+        seed_t=select(goal.chosen, start, batch.seed_t),
+    )
+    if batch.slot is not None:
+        batch = batch._replace(slot=batch.slot.masked_fill(goal.chosen, -1))
+    if batch.walk is not None:
+        boards = draw_goal(batch.walk.boards, goal)
+        walk = Walk(boards, batch.walk.counts, select(goal.chosen, start, batch.walk.seed))
+        batch = batch._replace(walk=walk)
+    return batch
+
+
 def _flatten(step: Transition) -> dict[str, Tensor]:
     flat = {name: x for name, x in step._asdict().items() if isinstance(x, Tensor)}
     for time in ("tm1", "t"):
         carry: Carry = getattr(step, f"seed_{time}")
         flat[f"seed_H_{time}"], flat[f"seed_L_{time}"] = carry.z_H, carry.z_L
     return flat
-
-
-def _unflatten(flat: dict[str, Tensor]) -> Transition:
-    seeds = {t: Carry(flat.pop(f"seed_H_{t}"), flat.pop(f"seed_L_{t}")) for t in ("tm1", "t")}
-    return Transition(**flat, seed_tm1=seeds["tm1"], seed_t=seeds["t"])
 
 
 def _free_memory(device: torch.device) -> int | None:

@@ -1,21 +1,52 @@
-"""What the Q values are pulled towards, and how fast exploration falls."""
+"""What the Q values are pulled towards, and what falls while training goes on."""
 
 import torch
 from torch import Tensor
 
 from hrm_fast import HRM
 from train.config import DQNConfig
-from train.replay import Transition
+from train.replay import Transition, select
 
 
 @torch.no_grad()
-def td_target(target: HRM, batch: Transition) -> Tensor:
-    """y = r_t + discount_t * max_a Q_target(s_t), float32 [B]; computed once per batch."""
+def td_target(target: HRM, batch: Transition, chooser: HRM | None = None) -> Tensor:
+    """y = r_t + discount_t * max_a Q_target(s_t), float32 [B]; computed once per batch.
+
+    With a chooser, a is the action whose Q is largest there: double DQN, van Hasselt et al. 2016,
+    arXiv 1509.06461.
+    """
     q_t, _ = target.act(batch.s_t, batch.seed_t)
-    return batch.r_t + batch.discount_t * q_t.max(-1).values
+    chosen = q_t if chooser is None else chooser.act(batch.s_t, batch.seed_t)[0]
+    return batch.r_t + batch.discount_t * q_t.gather(1, chosen.argmax(-1, keepdim=True))[:, 0]
+
+
+@torch.no_grad()
+def refresh(target: HRM, batch: Transition, decisions: int) -> Transition:
+    """The batch with both seeds as the target network finds them today, if it holds its walk.
+
+    From the seed stored so many `decisions` before s_tm1, or where the episode began, it repeats
+    every decision up to s_t. Source: the burn-in of R2D2, Kapturowski et al. 2019.
+    """
+    if batch.walk is None:
+        return batch
+    boards, counts, seed = batch.walk
+    seeds = [seed]
+    for board, is_made in zip(boards, counts, strict=True):
+        seeds.append(select(is_made, target.act(board, seeds[-1])[1], seeds[-1]))
+    return batch._replace(seed_tm1=seeds[decisions], seed_t=seeds[-1])
+
+
+def exploration_done(config: DQNConfig, update: int) -> float:
+    """Share of `epsilon_updates` that is done."""
+    return min(1.0, update / config.epsilon_updates) if config.epsilon_updates else 1.0
 
 
 def epsilon_at(config: DQNConfig, update: int) -> float:
     """Linear from epsilon_start to epsilon_end over epsilon_updates updates."""
-    done = min(1.0, update / config.epsilon_updates) if config.epsilon_updates else 1.0
+    done = exploration_done(config, update)
     return config.epsilon_start + done * (config.epsilon_end - config.epsilon_start)
+
+
+def relabel_at(config: DQNConfig, update: int) -> float:
+    """Linear from `relabel` to 0 over epsilon_updates updates."""
+    return config.relabel * (1 - exploration_done(config, update))

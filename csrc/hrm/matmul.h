@@ -1,0 +1,84 @@
+// C [M, N] = A [M, K] B [K, N], or C += A B, for operands of a few hundred rows that sit in L1 or
+// L2. Rows of B and C are contiguous and N is a multiple of the lanes; A has any strides, so the
+// same code multiplies by a transpose. A tile of C stays in registers over all of K.
+#pragma once
+
+#include "hrm/simd.h"
+
+namespace hrm {
+namespace {
+
+struct Left {
+    const float *data;
+    long row, column; // strides
+};
+
+struct Right {
+    const float *data;
+    long row;
+};
+
+template <int MR, int NV, bool kAdd> inline void tile(float *C, long ldc, Left A, Right B, int K) {
+    vec acc[MR][NV];
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+        for (int n = 0; n < NV; ++n)
+            acc[m][n] = kAdd ? load(C + m * ldc + n * kLanes) : vec{};
+    for (int k = 0; k < K; ++k) {
+        vec b[NV];
+#pragma GCC unroll 16
+        for (int n = 0; n < NV; ++n)
+            b[n] = load(B.data + k * B.row + n * kLanes);
+#pragma GCC unroll 16
+        for (int m = 0; m < MR; ++m) {
+            const vec a = splat(A.data[m * A.row + k * A.column]);
+#pragma GCC unroll 16
+            for (int n = 0; n < NV; ++n)
+                acc[m][n] += a * b[n];
+        }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+        for (int n = 0; n < NV; ++n)
+            store(C + m * ldc + n * kLanes, acc[m][n]);
+}
+
+// tile() with a number of rows that is known only now.
+template <int MR, int NV, bool kAdd>
+inline void tile_of(int rows, float *C, long ldc, Left A, Right B, int K) {
+    if constexpr (MR > 1)
+        if (rows < MR)
+            return tile_of<MR - 1, NV, kAdd>(rows, C, ldc, A, B, K);
+    tile<MR, NV, kAdd>(C, ldc, A, B, K);
+}
+
+// Strips of NV vectors of columns, each in tiles of up to MR rows. The rows are dealt out evenly
+// (50 as 6 6 6 6 6 5 5 5 5): a last tile of two would wait for its sums most of the time.
+template <int MR, int NV, bool kAdd>
+void strips(float *C, long ldc, Left A, Right B, int M, int N, int K) {
+    const int tiles = (M + MR - 1) / MR, rows = M / tiles, longer = M % tiles;
+    int n = 0;
+    for (; n + NV * kLanes <= N; n += NV * kLanes)
+        for (int i = 0, m = 0; i < tiles; ++i) {
+            const int some = rows + (i < longer);
+            tile_of<MR, NV, kAdd>(some, C + m * ldc + n, ldc, {A.data + m * A.row, A.row, A.column},
+                                  {B.data + n, B.row}, K);
+            m += some;
+        }
+    if constexpr (NV > 1)
+        if (n < N)
+            strips<MR, NV / 2, kAdd>(C + n, ldc, A, {B.data + n, B.row}, M, N - n, K);
+}
+
+template <bool kAdd> void multiply(float *C, long ldc, Left A, Right B, int M, int N, int K) {
+    constexpr int kRows = kLanes == 16 ? 12 : 6; // two sums each; half of the registers is too few
+    if (M <= 2)
+        strips<2, 4, kAdd>(C, ldc, A, B, M, N, K);
+    else
+        strips<kRows, 2, kAdd>(C, ldc, A, B, M, N, K);
+}
+
+} // namespace
+} // namespace hrm

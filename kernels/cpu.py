@@ -1,0 +1,264 @@
+"""Whole segments of an HRM on a CPU: tokens in, Q values, states and gradients out (csrc/hrm).
+
+    e = scale * ([puzzle, embed(tokens)] + position)
+    for h in H_cycles:  for l in L_cycles:  z_L = L(z_L + z_H + e)      blocks: attention_block.py,
+                        z_H = H(z_H + z_L)                              swiglu_block.py
+    q = head z_H[read]
+
+    tokens    uint8 [B, cells]    z_H, z_L  float32 [B, T, D], T = cells + 1
+    q         float32 [B, A]      parameters  embed [V, D], position [T, D] (where learned),
+                                  puzzle [D], qkv, out, gate_up, down of each block of L, then of H,
+                                  head [A, D]; float32
+
+The gradient is the one-step gradient: it goes through the last call of L and the last call of H,
+into the parameters, never into the states. The reference is `hrm_fast.HRM` with
+kernels="reference". One thread computes a board from start to end, so its activations stay in L1
+and L2; weight gradients are added up in a fixed order, the same bits on any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kernels.attention_block import Rope
+from kernels.native import _native, ptr
+
+Keep = Literal["states", "last", "none"]
+
+
+class Shape(NamedTuple):
+    """The numbers that decide a model's shape; words as in the file's head."""
+
+    cells: int
+    width: int
+    heads: int
+    inner: int
+    actions: int
+    vocab: int
+    h_layers: int
+    l_layers: int
+    h_cycles: int
+    l_cycles: int
+    q_token: Literal["last", "agent", "mean"]
+    learned: bool
+
+    def parameters(self) -> list[tuple[int, ...]]:
+        """Shapes of the parameters, in the order of the file's head."""
+        D, F = self.width, self.inner
+        blocks = [(3 * D, D), (D, D), (2 * F, D), (D, F)] * (self.l_layers + self.h_layers)
+        position = [(self.cells + 1, D)] if self.learned else []
+        return [(self.vocab, D), *position, (D,), *blocks, (self.actions, D)]
+
+
+class Engine:
+    """Threads and memory for models of one shape; models may share it, calls take turns."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        rope: Rope | None = None,
+        threads: int | None = None,
+        instructions: str = "",
+        poison: bool = False,
+    ) -> None:
+        """rope: cos, sin [T, 1, K]. threads None: as many as torch uses. instructions "": the best
+        that this CPU runs, else "portable", "avx2" or "avx512". poison fills the memory with NaN
+        before every use, to show what is read without having been written."""
+        self.shape, self.threads = shape, threads or torch.get_num_threads()
+        self.instructions, self.poison = instructions, poison
+        self.rope = None if rope is None else tuple(x.float().contiguous() for x in rope)
+        self.sizes = shape.parameters()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        return self  # it holds nothing of a model
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "native"}
+
+    @cached_property
+    def native(self) -> Any:
+        cos, sin = (0, 0) if self.rope is None else (x.data_ptr() for x in self.rope)
+        return _native.Engine(
+            **self.shape._asdict(),
+            cos=cos,
+            sin=sin,
+            threads=self.threads,
+            instructions=self.instructions,
+            poison=self.poison,
+        )
+
+    def decide(
+        self,
+        parameters: Sequence[Tensor],
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        segments: int = 1,
+        keep: Keep = "states",
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q and the new states after some segments without gradient: all [B, T, D], the last
+        token's [B, D], or none (empty tensors); without all, the last H block works only on the
+        tokens that are read."""
+        B, shape = len(tokens), self.shape
+        z_H, z_L = _alike(z_H, z_L)
+        q = torch.empty(B, shape.actions)
+        new_H, new_L = self._states(B, keep)
+        self.native.decide(
+            self._addresses(parameters),
+            *self._start(tokens, z_H, z_L),
+            segments,
+            q.data_ptr(),
+            *_addresses((new_H, new_L)),
+            keep != "states",
+        )
+        return q, new_H, new_L
+
+    def _states(self, B: int, keep: Keep) -> tuple[Tensor, Tensor]:
+        D, T = self.shape.width, self.shape.cells + 1
+        size = {"states": (B, T, D), "last": (B, D), "none": (0,)}[keep]
+        return torch.empty(size), torch.empty(size)
+
+    def segment(
+        self,
+        parameters: Sequence[Tensor],
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        keep: Keep = "states",
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q and the new states [B, T, D] of one segment, differentiable in the parameters."""
+        return _Segment.apply(self, tokens, *_alike(z_H, z_L), keep, *parameters)
+
+    def td_segment(
+        self,
+        parameters: Sequence[Tensor],
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        a_tm1: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        keep: Keep = "states",
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One segment and its TD loss mean(weight * (q[a_tm1] - target)^2): loss, q, new states.
+
+        a_tm1 int64 [B], target and weight float32 [B]. Only the loss is differentiable; its
+        gradient is made at once, while a board's activations are still in the cache.
+        """
+        start, states = (tokens, *_alike(z_H, z_L)), self._states(len(tokens), keep)
+        loss, q = _TDSegment.apply(self, start, (a_tm1, target, weight), states, *parameters)
+        return loss, q, *states
+
+    def gradient(
+        self,
+        parameters: Sequence[Tensor],
+        start: tuple[Tensor, Tensor, Tensor],
+        td: tuple[Tensor, Tensor, Tensor | None] | None,
+        upstream: tuple[Tensor | None, Tensor | None, Tensor | None],
+        states: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[float, Tensor, Tensor]:
+        """Loss, q and one flat gradient of all parameters, of a segment that starts from
+        (tokens, z_H, z_L), pulled by (a_tm1, target, weight) or by the gradients (q, z_H, z_L).
+        The new states are written to `states` where there are any."""
+        B, shape = len(start[0]), self.shape
+        q = torch.empty(B, shape.actions)
+        flat = torch.empty(sum(p.numel() for p in parameters))
+        action = target = weight = 0
+        if td is not None:
+            action = ptr("a_tm1", td[0], torch.int64, B)
+            target = ptr("target", td[1], torch.float32, B)
+            weight = 0 if td[2] is None else ptr("weight", td[2], torch.float32, B)
+        loss = self.native.gradient(
+            self._addresses(parameters),
+            *self._start(*start),
+            *(action, target, weight),
+            *_addresses(upstream),
+            q.data_ptr(),
+            *_addresses(states or (None, None)),
+            self._addresses(self.split(flat)),
+        )
+        return loss, q, flat
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Views of a flat gradient, one for each parameter."""
+        parts = flat.split([torch.Size(s).numel() for s in self.sizes])
+        return [part.view(size) for part, size in zip(parts, self.sizes, strict=True)]
+
+    def _addresses(self, parameters: Sequence[Tensor]) -> list[int]:
+        found = [
+            ptr("a parameter", p, torch.float32, *size)
+            for p, size in zip(parameters, self.sizes, strict=True)
+        ]
+        return found if self.shape.learned else [found[0], 0, *found[1:]]
+
+    def _start(self, tokens: Tensor, z_H: Tensor, z_L: Tensor) -> tuple[int, ...]:
+        B, T, D = len(tokens), self.shape.cells + 1, self.shape.width
+        address = ptr("tokens", tokens, torch.uint8, B, self.shape.cells)
+        for name, z in (("z_H", z_H), ("z_L", z_L)):
+            if z.dtype != torch.float32 or z.shape != (B, T, D) or z.device.type != "cpu":
+                found = f"{z.dtype} {list(z.shape)} on {z.device}"
+                raise ValueError(f"{name} is {found}: expected torch.float32 {[B, T, D]} on cpu")
+        board, token, _ = z_H.stride()
+        return B, address, z_H.data_ptr(), z_L.data_ptr(), board, token
+
+
+class _Segment(torch.autograd.Function):
+    """The way back computes the segment again, with what it needs of it in the cache."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        engine: Engine,
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        keep: Keep,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.engine = engine
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(tokens, z_H, z_L, *parameters)
+        return engine.decide(parameters, tokens, z_H, z_L, 1, keep)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        tokens, z_H, z_L, *parameters = ctx.saved_tensors
+        pulls = tuple(None if g is None else g.contiguous() for g in upstream)
+        _, _, flat = ctx.engine.gradient(parameters, (tokens, z_H, z_L), None, pulls)
+        return None, None, None, None, None, *ctx.engine.split(flat)
+
+
+class _TDSegment(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        engine: Engine,
+        start: tuple[Tensor, Tensor, Tensor],
+        td: tuple[Tensor, Tensor, Tensor | None],
+        states: tuple[Tensor, Tensor],
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        loss, q, ctx.flat = engine.gradient(parameters, start, td, (None, None, None), states)
+        ctx.engine = engine
+        ctx.mark_non_differentiable(q)
+        return torch.tensor(loss, dtype=torch.float32), q
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, None, None, *ctx.engine.split(ctx.flat * d_loss)
+
+
+def _alike(z_H: Tensor, z_L: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with the same strides; a seed that is expanded over the tokens stays expanded."""
+    if z_H.stride() == z_L.stride() and z_H.stride(-1) == 1:
+        return z_H, z_L
+    return z_H.contiguous(), z_L.contiguous()
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if t is None else t.data_ptr() for t in tensors]

@@ -1,0 +1,295 @@
+"""The fused CPU engine against the reference: values, gradients, bits, bad input."""
+
+import ast
+import copy
+import pickle
+import threading
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hrm_fast import HRM, Carry, HRMConfig
+from kernels import _native
+from kernels.adam_atan2 import adam_atan2, adam_atan2_reference
+from kernels.cpu import Engine
+from kernels.td_loss import td_loss
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = HRMConfig(
+    cells=49, columns=7, width=32, inner=64, h_layers=1, l_layers=1, h_cycles=1, segments=2,
+    positions="rope2d+learned", rope_base=100.0, q_token="agent",
+)  # fmt: skip
+SHAPES = {
+    "quick": QUICK,
+    "odd": HRMConfig(
+        cells=11, width=20, heads=5, inner=6, h_layers=2, l_layers=3, segments=2, q_token="mean"
+    ),
+    "heads of one": HRMConfig(
+        cells=2, width=16, heads=16, inner=3, h_layers=1, l_layers=1, segments=1,
+        positions="learned",
+    ),
+    "published": HRMConfig(segments=1),
+    "wide, several tiles": HRMConfig(
+        cells=150, columns=10, width=128, inner=40, h_layers=1, l_layers=1, h_cycles=1, l_cycles=1,
+        segments=1, positions="rope2d", carry="full",
+    ),
+}  # fmt: skip
+
+
+def runs_here(instructions: str) -> bool:
+    try:
+        build(QUICK, instructions=instructions).decide(boards(1, 49))
+    except ValueError:
+        return False
+    return True
+
+
+def build(config: HRMConfig, seed: int = 0, **engine: Any) -> HRM:
+    """A model on the engine, which shows by NaN what it reads without having written."""
+    torch.manual_seed(seed)
+    hrm = HRM(replace(config, kernels="cpu"))
+    assert hrm._engine is not None
+    hrm._engine = Engine(hrm._engine.shape, hrm._engine.rope, poison=True, **engine)
+    return hrm
+
+
+def reference(hrm: HRM) -> HRM:
+    twin = HRM(replace(hrm.config, kernels="reference"))
+    twin.load_state_dict(hrm.state_dict())
+    return twin
+
+
+def boards(batch: int, cells: int) -> torch.Tensor:
+    tokens = torch.randint(130, (batch, cells), dtype=torch.uint8)
+    tokens[tokens == ord("@")] = ord(".")
+    tokens[torch.arange(batch), torch.randint(cells, (batch,))] = ord("@")
+    return tokens
+
+
+def seeds(hrm: HRM, batch: int) -> Carry:
+    return Carry(*torch.randn(2, batch, *hrm.seed_shape).unbind())
+
+
+Results = dict[str, torch.Tensor]
+
+
+def compute(hrm: HRM, tokens: torch.Tensor, seed: Carry, pull: dict[str, torch.Tensor]) -> Results:
+    """Everything that a model computes of some boards, in the weights' precision."""
+    dtype = hrm.embed.dtype
+    seed = Carry(*(z.to(dtype) for z in seed))
+    pull = {k: v.to(dtype) if v.is_floating_point() else v for k, v in pull.items()}
+    out: Results = {}
+    out["act q"], (out["act H"], out["act L"]) = hrm.act(tokens, seed)
+    out["q"], (out["z_H"], out["z_L"]) = hrm.decide(tokens, seed)
+    for last in (False, True):
+        td = pull["action"], pull["target"], pull["weight"]
+        carry, q, loss = hrm.td_segment(hrm.carry_from(seed), tokens, *td, last)
+        gradients(hrm, loss, f"td {last}", out)
+        out |= {f"{last} H": carry.z_H, f"{last} L": carry.z_L, f"{last} q": q}
+    z_H, z_L = hrm.think(hrm.carry_from(seed), tokens)
+    states = (z_H * pull["z"]).sum() + (z_L * pull["z"].flip(0)).sum()
+    gradients(hrm, states + hrm.q_values(z_H, tokens).sum(), "states", out)
+    gradients(hrm, (hrm.segment_q(hrm.carry_from(seed), tokens) * pull["q"]).sum(), "q", out)
+    return {name: x.detach().double() for name, x in out.items()}
+
+
+def gradients(hrm: HRM, loss: torch.Tensor, name: str, out: Results) -> None:
+    hrm.zero_grad()
+    loss.backward()
+    out[f"{name} dloss"] = loss
+    for key, p in hrm.named_parameters():
+        assert p.grad is not None
+        out[f"{name} d{key}"] = p.grad.clone()
+
+
+def draws(hrm: HRM, batch: int) -> tuple[torch.Tensor, Carry, dict[str, torch.Tensor]]:
+    A, cells, D = hrm.config.actions, hrm.config.cells, hrm.config.width
+    return (
+        boards(batch, cells),
+        seeds(hrm, batch),
+        {
+            "action": torch.randint(A, (batch,)),
+            "target": torch.randn(batch),
+            "weight": torch.rand(batch),
+            "q": torch.randn(1, A).expand(batch, A),
+            "z": torch.randn(batch, cells + 1, D),
+        },
+    )
+
+
+@pytest.mark.parametrize("instructions", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loses_at_most_twice_what_pytorch_loses(shape: str, instructions: str) -> None:
+    """Relative root-mean-square errors against float64: of every value, and of all gradients of a
+    loss together with it, over four draws of weights and boards."""
+    if not runs_here(instructions):
+        pytest.skip(f"this CPU has no {instructions}")
+    errors: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for draw in range(4):
+        hrm = build(SHAPES[shape], draw, instructions=instructions)
+        plain = reference(hrm)
+        exact = copy.deepcopy(plain).double()
+        given = draws(hrm, 3)
+        ours, theirs, right = (compute(m, *given) for m in (hrm, plain, exact))
+        for name, value in right.items():
+            size = value.square().sum()
+            for i, mine in enumerate((ours, theirs)):
+                error = (mine[name] - value).square().sum() / size if size else mine[name].sum()
+                errors[name.split(" d")[0]][i] += error.item()
+    assert len(errors) == 15
+    for name, (mine, pytorch) in errors.items():
+        assert mine <= 4 * pytorch, f"{name}: {mine:.1e} against {pytorch:.1e}"  # squares
+
+
+def test_gradient_against_a_finite_difference() -> None:
+    """One call each of L and H, where the 1-step gradient is the whole gradient."""
+    hrm = build(replace(QUICK, h_cycles=1, l_cycles=1))
+    tokens, seed, pull = draws(hrm, 8)
+    td = pull["action"], pull["target"]
+
+    def loss() -> torch.Tensor:
+        return hrm.td_segment(hrm.carry_from(seed), tokens, *td, last=True)[2]
+
+    loss().backward()
+    slope = sum((p.grad * p.grad).sum().item() for p in hrm.parameters())
+    step, at = 1e-2 / slope**0.5, []
+    start = {name: p.detach().clone() for name, p in hrm.named_parameters()}
+    for sign in (1, -1):
+        for name, p in hrm.named_parameters():
+            p.data = start[name] + sign * step * p.grad
+        at.append(loss().item())
+    assert (at[0] - at[1]) / (2 * step) == pytest.approx(slope, rel=1e-2)
+
+
+def test_same_bits_on_any_number_of_threads() -> None:
+    results = []
+    for threads in (1, 2, 5):
+        hrm = build(QUICK, threads=threads)
+        torch.manual_seed(1)
+        results.append(compute(hrm, *draws(hrm, 37)))
+    for other in results[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in results[0].items())
+
+
+@pytest.mark.parametrize("batch", [1, 16, 17])
+@pytest.mark.parametrize("mode", ["reset", "carry", "full"])
+@pytest.mark.parametrize("q_token", ["last", "agent", "mean"])
+def test_what_nobody_reads_does_not_change_what_is_read(
+    q_token: Any, mode: Any, batch: int
+) -> None:
+    hrm = build(replace(QUICK, q_token=q_token, carry=mode))
+    tokens, seed, pull = draws(hrm, batch)
+    q, carry = hrm.decide(tokens, seed)
+    short, kept = hrm.act(tokens, seed)
+    assert torch.equal(short, q)
+    assert all(map(torch.equal, kept, hrm.seed(carry)))
+    td = pull["action"], pull["target"], pull["weight"]
+    for last in (False, True):
+        hrm.zero_grad()
+        start = hrm.carry_from(seed)
+        after, q, loss = hrm.td_segment(start, tokens, *td, last)
+        (2 * loss).backward()
+        fused = [p.grad.clone() for p in hrm.parameters() if p.grad is not None]
+        hrm.zero_grad()
+        expected, plain_q = hrm.segment(start, tokens)
+        plain = td_loss(plain_q, *td)
+        (2 * plain).backward()
+        assert torch.equal(q, plain_q)
+        assert all(map(torch.equal, after, start if last else expected))
+        torch.testing.assert_close(loss, plain)
+        torch.testing.assert_close(fused, [p.grad for p in hrm.parameters()])
+
+
+def test_states_of_any_layout() -> None:
+    hrm = build(QUICK)
+    tokens = boards(3, 49)
+    z = torch.randn(32, 3, 50)
+    strided = Carry(z.permute(1, 2, 0), torch.randn(3, 1, 32).expand(3, 50, 32))
+    plain = Carry(*(z.contiguous() for z in strided))
+    for a, b in zip(hrm.segment(strided, tokens)[0], hrm.segment(plain, tokens)[0], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_one_engine_serves_several_threads() -> None:
+    hrm = build(QUICK)
+    twin, tokens = copy.deepcopy(hrm), boards(20, 49)
+    assert twin._engine is hrm._engine
+    torch.nn.init.normal_(twin.embed)
+    expected = [m.decide(tokens)[0] for m in (hrm, twin)]
+    wrong = []
+
+    def work(model: HRM, right: torch.Tensor) -> None:
+        wrong.extend(1 for _ in range(20) if not torch.equal(model.decide(tokens)[0], right))
+
+    pairs = zip((hrm, twin), expected, strict=True)
+    workers = [threading.Thread(target=work, args=pair) for pair in pairs]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_a_model_can_be_pickled() -> None:
+    hrm, tokens = build(QUICK), boards(2, 49)
+    q = hrm.decide(tokens)[0]
+    assert torch.equal(pickle.loads(pickle.dumps(hrm)).decide(tokens)[0], q)
+
+
+def test_auto_takes_what_the_weights_allow() -> None:
+    hrm = HRM(QUICK)
+    assert hrm._fused() is not None and hrm.double()._fused() is None
+    assert HRM(replace(QUICK, kernels="reference"))._fused() is None
+    with pytest.raises(ValueError, match="kernels is 'cpu' and the weights are"):
+        build(QUICK).double().decide(boards(1, 49))
+    with pytest.raises(ValueError, match="dtype is 'bfloat16': expected 'float32'"):
+        HRM(replace(QUICK, kernels="cpu", dtype="bfloat16"))
+
+
+def test_bad_input() -> None:
+    hrm = build(QUICK)
+    start, tokens = hrm.start(2), boards(2, 49)
+    td = torch.zeros(2, dtype=torch.int64), torch.zeros(2)
+    with pytest.raises(IndexError, match="tokens has the code 131: expected 0 to 130"):
+        hrm.decide(torch.full((2, 49), 131, dtype=torch.uint8))
+    with pytest.raises(IndexError, match="a_tm1 has the action 4: expected 0 to 3"):
+        hrm.td_segment(start, tokens, td[0] + 4, td[1])
+    for action, target in ((td[0].int(), td[1]), (td[0], td[1].double()), (td[0][:1], td[1])):
+        with pytest.raises(ValueError, match=r"expected contiguous torch\.\w+ \[2\] on cpu"):
+            hrm.td_segment(start, tokens, action, target)
+    with pytest.raises(ValueError, match=r"z_H is torch.float64 .*: expected torch.float32"):
+        hrm.segment(Carry(*(z.double() for z in start)), tokens)
+    with pytest.raises(ValueError, match="instructions is 'sse9': expected portable"):
+        build(QUICK, instructions="sse9").decide(tokens)
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("size", [1, 8, 1003])
+def test_adam_atan2(size: int, average: bool) -> None:
+    torch.manual_seed(size)
+    w, ema = torch.randn(2, size)
+    ours = [w, torch.zeros(size), torch.zeros(size), ema]
+    exact, plain = ([x.clone().to(t) for x in ours] for t in (torch.float64, torch.float32))
+    for t in range(1, 20):
+        g = torch.randn(size) * 10.0 ** torch.randint(-12, 3, (size,))
+        g[::7] = 0
+        for update, (p, m, v, a) in (
+            (adam_atan2, ours), (adam_atan2_reference, plain), (adam_atan2_reference, exact),
+        ):  # fmt: skip
+            update(p, g.to(p.dtype), m, v, t, 0.01, 0.8, 0.99, 0.1, a if average else None, 0.9)
+    for mine, theirs, right in zip(ours, plain, exact, strict=True):
+        error, allowed = ((x - right).abs().max().item() for x in (mine, theirs))
+        assert error <= 2 * max(allowed, right.abs().max().item() * 2**-24)
+
+
+def test_contract_page_names_what_is_compiled() -> None:
+    page = ast.parse((ROOT / "kernels/_native.pyi").read_text())
+    module = {n.name for n in page.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    assert module == {name for name in dir(_native) if not name.startswith("_")}
+    (engine,) = (n for n in page.body if isinstance(n, ast.ClassDef))
+    methods = {n.name for n in engine.body if isinstance(n, ast.FunctionDef)} - {"__init__"}
+    assert methods == {name for name in dir(_native.Engine) if not name.startswith("_")}

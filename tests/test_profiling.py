@@ -1,0 +1,116 @@
+"""The benchmark's arithmetic and its check, and how a study reads and goes on with its runs."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hrm_fast import HRMConfig
+from profiling import bench_train, study
+from train import config as configs
+from train.log import COLUMNS
+
+
+def test_flops_of_the_published_shape() -> None:
+    hrm = HRMConfig()
+    linear, attention = 131_072, 36_864  # a token, a block
+    block = 144 * (linear + attention)
+    assert bench_train.forward_flops(hrm) == 24 * block
+    assert bench_train.segment_flops(hrm) == (24 + 16) * block
+    cycle = bench_train.cycle_flops(configs.PRESETS["paper-maze"])
+    assert cycle == 256 * 8 * (24 + 24 + 40) * block  # acting, target, segments
+    assert cycle / 8 == pytest.approx(545e9, rel=1e-3)
+
+
+def test_flops_of_more_updates_per_step() -> None:
+    config = configs.PRESETS["quick"]
+    decision = config.hrm.segments * bench_train.forward_flops(config.hrm)
+    once, twice, double = (
+        bench_train.cycle_flops(replace(config, dqn=replace(config.dqn, **change)))
+        for change in (
+            {"double": False, "updates_per_step": 1},
+            {"double": False, "updates_per_step": 2},
+            {"double": True, "updates_per_step": 1},
+        )
+    )
+    assert twice - once == once - config.dqn.num_mazes * decision
+    assert double - once == config.dqn.batch_size * decision
+
+
+def test_a_wrong_answer_is_not_timed(capsys: pytest.CaptureFixture) -> None:
+    exact = {"q": torch.tensor([1.0, -2.0]), "gradient": torch.tensor([0.5])}
+    eager = bench_train.errors({n: x * (1 + 1e-5) for n, x in exact.items()}, exact)
+    bench_train.check(eager, eager, "eager")
+    assert "1.0e-05" in capsys.readouterr().out
+    wrong = bench_train.errors(exact | {"gradient": torch.tensor([0.5001])}, exact)
+    with pytest.raises(SystemExit, match=r"gradient is off by 2.0e-04; nothing"):
+        bench_train.check(wrong, eager, "fused")
+    nan = bench_train.errors(exact | {"q": torch.tensor([1.0, torch.nan])}, exact)
+    with pytest.raises(SystemExit, match="q is off by nan"):
+        bench_train.check(nan, eager, "fused")
+
+
+def test_every_variant_is_a_command_line() -> None:
+    args = study.parse(["--out", "nowhere", "--seeds", "0", "1"])
+    jobs = study.plan(args)
+    assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
+    names = {job.name for job in jobs}
+    assert "base" in names
+    assert len(names & {"n-step-1", "n-step-3", "n-step-5"}) == 2  # the base is one of them
+    assert args.at == [2_500, 5_000, 7_500, 10_000]
+
+
+def finished(job: study.Job, successes: list[float]) -> None:
+    """What train.dqn leaves of a run with an evaluation every 10 updates."""
+    config = configs.parse(job.command)
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.json").write_text(configs.to_json(config))
+    (job.folder / "command").write_text(shlex.join(job.command))
+    lines = [",".join(COLUMNS)]
+    for i, success in enumerate(successes, 1):
+        row = {"update": 10 * i, "transitions": 100 * i, "seconds": 2.5 * i}
+        row |= {"eval/success": success}
+        lines += [",".join(str(row.get(c, "")) for c in COLUMNS)]
+        lines += [",".join(str(row.get(c, "")) if c != "eval/success" else "" for c in COLUMNS)]
+    (job.folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[study.Job]:
+    words = ["--names", "base", "n-step-1", "--updates", "40", "--seeds", "0", "1"]
+    jobs = study.plan(study.parse([*words, "--out", str(tmp_path)]))
+    for job, last in zip(jobs, (0.8, 0.96, 0.92, 1.0), strict=True):
+        finished(job, [0.1, 0.2, 0.5, last])
+    return jobs
+
+
+def test_a_curve_in_one_row(jobs: list[study.Job]) -> None:
+    row = study.row_of(jobs[1], [("update", 25), ("seconds", 1), ("seconds", 10)])
+    assert (row["name"], row["changes"], row["seed"]) == ("n-step-1", "--dqn.n-step 1", 0)
+    assert (row["update"], row["transitions"], row["seconds"]) == (40, 400, 10.0)
+    assert row["success at update 25"] == 0.2
+    assert row["success at seconds 1"] is None
+    assert row["success at seconds 10"] == 0.96
+    assert (row["update of 50%"], row["seconds to 50%"]) == (30, 7.5)
+    assert (row["update of 95%"], row["seconds to 95%"]) == (40, 10.0)
+
+
+def test_what_learns_sooner_stands_above(jobs: list[study.Job]) -> None:
+    header, *lines = study.table([study.row_of(job, [("update", 40)]) for job in jobs])
+    assert [line[:2] for line in lines] == [["n-step-1", "2"], ["base", "2"]]
+    assert lines[0][2] == "98.0% (96.0% to 100.0%)"
+    assert dict(zip(header, lines[1], strict=True))["seconds to 90%"] == "10 (10 to 10), 1 of 2"
+
+
+def test_whole_runs_are_kept(jobs: list[study.Job], capsys: pytest.CaptureFixture) -> None:
+    out = str(jobs[0].folder.parent)
+    words = ["--names", "base", "n-step-1", "--updates", "40", "--seeds", "0", "1", "--out", out]
+    assert study.main(words) == 0
+    assert "98.0% (96.0% to 100.0%)" in capsys.readouterr().out
+    assert len((Path(out) / "study.csv").read_text().splitlines()) == 5
+    with pytest.raises(ValueError, match=r"base-0 holds a run of .*--updates 40.* expected"):
+        study.main([*words, "--updates", "50"])
+    (jobs[0].folder / "metrics.csv").write_text(",".join(COLUMNS) + "\n")
+    assert [study.whole(job) for job in jobs] == [False, True, True, True]

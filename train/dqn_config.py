@@ -1,0 +1,94 @@
+"""The settings of deep Q-learning, each with its limits."""
+
+from dataclasses import dataclass
+from math import inf
+
+
+def require(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise ValueError(f"{name} is {value!r}: expected {expected}")
+
+
+DQN_RANGES: dict[str, tuple[float, float]] = {  # those not named here: 0 to 1
+    **dict.fromkeys(("num_mazes", "batch_size", "updates_per_step"), (1, 2**20)),
+    **dict.fromkeys(("replay_size", "learning_starts"), (1, inf)),
+    **dict.fromkeys(("n_step", "relabel_reach"), (1, 1_000)),
+    "refresh": (0, 1_000),
+    "epsilon_ladder": (0, 100),
+    **dict.fromkeys(("epsilon_updates", "warmup_updates"), (0, inf)),
+    **dict.fromkeys(("beta1", "beta2"), (0, 0.999999)),
+}
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Deep Q-learning (Mnih et al. 2015) as HRM-Agent uses it; defaults as published."""
+
+    num_mazes: int = 256
+    """Mazes that are walked side by side."""
+    updates_per_step: int = 1
+    """Batches that are sampled and trained on per step of all mazes."""
+    batch_size: int = 256
+    """Transitions in a sampled batch, trained on once per segment."""
+    replay_size: int = 1_048_576
+    """Transitions that the replay keeps."""
+    learning_starts: int = 1_024
+    """Transitions that are collected before the first update."""
+    n_step: int = 1
+    """Rewards summed before the target bootstraps."""
+    double: bool = False
+    """Let the latest weights choose the target's action and the target network value it."""
+    priority: float = 0.0
+    """Power of the TD error by which transitions are drawn; 0 draws all of them alike."""
+    priority_correction: float = 0.4
+    """Power of the loss weights that make up for drawing by priority; 1 does so in full."""
+    relabel: float = 0.0
+    """Share of a batch that gets a cell reached later as its goal; 0 once epsilon has fallen."""
+    relabel_reach: int = 40
+    """Steps ahead, within the episode, from which such a goal is drawn."""
+    refresh: int = 0
+    """Decisions before a transition that the target network repeats for its z; 0 keeps the old."""
+    gamma: float = 0.95
+    """Discount of one environment step."""
+    epsilon_start: float = 1.0
+    """Share of random actions at the first update."""
+    epsilon_end: float = 0.33
+    """Share of random actions once `epsilon_updates` updates are done."""
+    epsilon_updates: int = 300_000
+    """Updates over which epsilon falls linearly."""
+    epsilon_ladder: float = 0.0
+    """Maze i of N explores with epsilon^(1 + epsilon_ladder * i / (N - 1)); 0: all alike."""
+    target_decay: float = 0.999
+    """Decay of the target network, a moving average of the weights after every update."""
+    learning_rate: float = 1e-4
+    """AdamATan2's learning rate after the warm-up."""
+    warmup_updates: int = 10_000
+    """Updates over which both learning rates rise linearly."""
+    final_learning_rate: float = 1.0
+    """Share of the learning rates that is left at the last update (linear fall; 1 is constant)."""
+    beta1: float = 0.9
+    """Decay of the gradient's mean."""
+    beta2: float = 0.999
+    """Decay of the gradient's mean square."""
+    weight_decay: float = 0.0
+    """AdamATan2's decoupled weight decay."""
+    puzzle_learning_rate: float = 1e-2
+    """Learning rate of the puzzle token's sign-SGD."""
+    puzzle_weight_decay: float = 0.1
+    """Decoupled weight decay of the puzzle token."""
+    averaged: bool = False
+    """Evaluate and save the moving average of the weights (the target network), not the latest."""
+    timeout_is_terminal: bool = False
+    """Treat the time limit as an end without future, as the published code does."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            low, high = DQN_RANGES.get(name, (0, 1))
+            limits = f"{low} to {high}" if high < inf else f"{low} or more"
+            require(f"dqn.{name.replace('_', '-')}", value, low <= value <= high, limits)
+        rows = self.replay_size // self.num_mazes
+        why = f"at least {self.num_mazes * (self.n_step + 1)}, that is num-mazes * (n-step + 1)"
+        require("dqn.replay-size", self.replay_size, rows > self.n_step, why)
+        most, starts = rows * self.num_mazes, self.learning_starts
+        why = f"at most {most}, what the replay holds"
+        require("dqn.learning-starts", starts, starts <= most, why)
