@@ -92,15 +92,11 @@ def build(config: Config, kernels: str) -> Trainer:
 
 
 def timed(trainer: Trainer, act: Callable[..., object]) -> Callable[..., object]:
-    def timed_act(tokens: Tensor, seed: Carry) -> object:
-        with trainer.phase("act"):
-            return act(tokens, seed)
-
-    return timed_act
+    return lambda *args: trainer.phase("act")(act)(*args)
 
 
 def make_case(trainer: Trainer) -> Case:
-    """Random weights where training starts with zeros, and boards on which some steps were made."""
+    """Random weights where training starts with zeros, and boards some steps into episodes."""
     torch.manual_seed(0)
     hrm, collector, B = trainer.hrm, trainer.collector, trainer.config.dqn.batch_size
     nn.init.normal_(hrm.q_head, std=0.1)
@@ -108,7 +104,7 @@ def make_case(trainer: Trainer) -> Case:
     for _ in range(3):
         collector.step(hrm, 1.0, trainer.generator)
     maze = torch.arange(B) % len(collector.obs)
-    seed = Carry(*(z[maze] for z in collector.seed))
+    seed = Carry(collector.seed.z_H[maze], collector.seed.z_L[maze])
     return Case(collector.obs[maze], seed, torch.randint(hrm.config.actions, (B,)), torch.rand(B))
 
 
@@ -121,8 +117,10 @@ def train_segment(hrm: HRM, case: Case, last: bool) -> Tensor:
 
 
 def answers(hrm: HRM, case: Case) -> dict[str, Tensor]:
-    q, seed = hrm.act(case.boards, case.seed)
+    q, seed = HRM.act(hrm, case.boards, case.seed)  # not the timed one of `build`
     found = {"act: q": q, "act: z_H": seed.z_H, "act: z_L": seed.z_L}
+    if hrm.config.segments > 2:
+        found["two segments: q"], _ = hrm.decide(case.boards, case.seed, 2)
     for name, last in (("segment", False), ("last segment", True)):
         hrm.zero_grad(set_to_none=False)
         found[f"{name}: q"] = train_segment(hrm, case, last)
@@ -144,10 +142,11 @@ def errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, floa
 def check(error: dict[str, float], eager: dict[str, float], who: str) -> None:
     """SystemExit: an answer is off by more than TOLERANCE and by more than rounding explains.
 
-    Eight segments in a row make 2e-4 of eager PyTorch's own rounding errors, in any order of sums.
+    Eight segments in a row turn 1e-7 into 2e-3 on some boards, in eager PyTorch and in any other
+    order of sums; so they may be ten times as far off as eager is. Up to two segments are exact.
     """
     for name, value in error.items():
-        if not value <= max(TOLERANCE, 4 * eager[name]):
+        if not value <= max(TOLERANCE, 10 * eager[name]):
             raise SystemExit(f"{who}: {name} is off by {value:.1e}; nothing is timed")
     name = max(error, key=error.__getitem__)
     print(f"{who}: off from float64 by at most {error[name]:.1e} ({name})", flush=True)
@@ -179,7 +178,7 @@ def rows_of(names: tuple[str, str], trainer: Trainer, case: Case) -> list[Row]:
         ),
         Row(
             (shape, f"decision of {N} boards", kernels),
-            lambda: HRM.act(trainer.hrm, collector.obs, collector.seed),  # off the phase clock
+            lambda: HRM.act(trainer.hrm, collector.obs, collector.seed),
             N * S * forward_flops(hrm),
         ),
     ]
@@ -284,7 +283,7 @@ def main() -> None:
         rows += [row for what in zip(*by_peer, strict=True) for row in what]
         clocks |= {f"{name}, {kernels}": t for kernels, t in trainers.items()}
     for trainer in clocks.values():
-        trainer.phase.seconds.clear()
+        trainer.phase.seconds.clear()  # of the first cycle, which compiles
     lines += lines_of(rows, measure(rows, args.repeats))
     for line in lines:
         print(f"{line[0]:30}{line[1]:32}{line[2]:11}" + "".join(f"{x:>11}" for x in line[3:]))

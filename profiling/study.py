@@ -144,11 +144,19 @@ def run(job: Job, running: set[subprocess.Popen[bytes]]) -> int:
     return status
 
 
+def stop(*_: object) -> None:
+    """A signal's handler; another one must not keep us from ending what we started."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def run_all(jobs: list[Job], side_by_side: int) -> list[Job]:
     """Run what is not whole yet; returns the jobs that failed. A signal stops and saves them."""
     running: set[subprocess.Popen[bytes]] = set()
     pool = ThreadPoolExecutor(side_by_side)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     failed = []
     try:
         for job, status in zip(jobs, pool.map(lambda j: run(j, running), jobs), strict=True):
