@@ -42,14 +42,36 @@ def test_flops_of_more_updates_per_step() -> None:
 def test_a_wrong_answer_is_not_timed(capsys: pytest.CaptureFixture) -> None:
     exact = {"q": torch.tensor([1.0, -2.0]), "gradient": torch.tensor([0.5])}
     eager = bench_train.errors({n: x * (1 + 1e-5) for n, x in exact.items()}, exact)
-    bench_train.check(eager, eager, "eager")
+    bench_train.check(eager, "eager")
     assert "1.0e-05" in capsys.readouterr().out
     wrong = bench_train.errors(exact | {"gradient": torch.tensor([0.5001])}, exact)
     with pytest.raises(SystemExit, match=r"gradient is off by 2.0e-04; nothing"):
-        bench_train.check(wrong, eager, "fused")
+        bench_train.check(wrong, "fused")
     nan = bench_train.errors(exact | {"q": torch.tensor([1.0, torch.nan])}, exact)
     with pytest.raises(SystemExit, match="q is off by nan"):
-        bench_train.check(nan, eager, "fused")
+        bench_train.check(nan, "fused")
+
+
+def test_eager_and_fused_answer_alike_and_are_timed() -> None:
+    quick = bench_train.shaped("quick", 0)
+    sizes = {"num_mazes": 8, "batch_size": 4, "replay_size": 200, "learning_starts": 32}
+    hrm = replace(quick.hrm, segments=3)
+    tiny = replace(quick, hrm=hrm, dqn=replace(quick.dqn, **sizes))
+    trainers, missing, case = bench_train.peers(tiny, "tiny", ["cpu"])
+    assert list(trainers) == ["reference", "cpu"]
+    assert not missing
+    rows = [bench_train.matmul_row(1, 1)]
+    for kernels, trainer in trainers.items():
+        rows += bench_train.rows_of(("tiny", kernels), trainer, case)
+        trainer.phase.seconds.clear()
+    lines = bench_train.lines_of(rows, [[2.0, 1.0, 4.0] for _ in rows])
+    assert lines[1][3:6] == [f"{1e3 * x / rows[1].updates:.3f}" for x in (2, 1, 4)]
+    assert [line[-1] for line in lines] == ["", *["1.00"] * 6]
+    for row in rows[1:]:
+        row.run()
+    for trainer in trainers.values():
+        shares = bench_train.phases(trainer)
+        assert 0 < int(shares.split("in the model ")[1].split("%")[0]) <= 100
 
 
 def test_every_variant_is_a_command_line() -> None:

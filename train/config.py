@@ -17,7 +17,7 @@ from hrm_fast.config import DType
 from train import cli
 from train.dqn_config import DQNConfig, require
 
-PresetName = Literal["quick", "paper-maze", "paper-four-rooms"]
+PresetName = Literal["quick", "four-rooms", "maze", "paper-maze", "paper-four-rooms"]
 SEED_LIMIT = 2**31  # training's maze seeds lie below it, evaluation's above
 
 
@@ -81,6 +81,38 @@ SMALL_FOUR_ROOMS = (
 # The published arithmetic is bfloat16; a CPU without units for it takes six times as long.
 PAPER_DTYPE: DType = "bfloat16" if torch.cuda.is_available() else "float32"
 
+# What learns soonest on a CPU: docs/learning.md has the study behind every value.
+SMALL_HRM = HRMConfig(
+    columns=13,
+    width=32,
+    inner=64,
+    h_layers=1,
+    l_layers=1,
+    h_cycles=1,
+    l_cycles=2,
+    segments=1,
+    positions="rope2d+learned",
+    position_start="sincos",
+    rope_base=100.0,
+    q_token="agent",
+    carry="reset",
+    zero_head=True,
+)
+SOON = DQNConfig(
+    num_mazes=64,
+    batch_size=128,
+    replay_size=100_000,
+    n_step=3,
+    epsilon_end=0.05,
+    epsilon_updates=2_000,
+    target_decay=0.99,
+    learning_rate=1.5e-3,
+    warmup_updates=200,
+    final_learning_rate=0.1,
+    beta2=0.99,
+    averaged=True,
+)
+
 _PRESETS = (
     Config(
         preset="paper-maze",
@@ -95,42 +127,31 @@ _PRESETS = (
     ),
     Config(
         preset="quick",
-        updates=10_000,
-        log_every=500,
-        eval_every=1_000,
-        eval_episodes=256,
+        updates=5_000,
+        log_every=250,
+        eval_every=500,
         save_every=5_000,
         env=MazeSpec(map=SMALL_FOUR_ROOMS, closed_doors=1, max_steps=40),
-        hrm=HRMConfig(
-            cells=49,
-            columns=7,
-            width=32,
-            inner=64,
-            h_layers=1,
-            l_layers=1,
-            h_cycles=1,
-            l_cycles=2,
-            segments=1,
-            positions="rope2d+learned",
-            position_start="sincos",
-            rope_base=100.0,
-            q_token="agent",
-            zero_head=True,
-        ),
-        dqn=DQNConfig(
-            num_mazes=128,
-            batch_size=64,
-            replay_size=100_000,
-            n_step=3,
-            epsilon_end=0.05,
-            epsilon_updates=3_000,
-            target_decay=0.99,
-            learning_rate=1.5e-3,
-            warmup_updates=200,
-            final_learning_rate=0.1,
-            beta2=0.99,
-            averaged=True,
-        ),
+        hrm=SMALL_HRM,
+        dqn=SOON,
+    ),
+    Config(
+        preset="four-rooms",
+        updates=10_000,
+        log_every=500,
+        save_every=5_000,
+        env=MazeSpec(map="four-rooms"),
+        hrm=SMALL_HRM,
+        dqn=SOON,
+    ),
+    Config(
+        preset="maze",
+        updates=20_000,
+        log_every=500,
+        save_every=5_000,
+        env=MazeSpec(crop_wall=True),
+        hrm=replace(SMALL_HRM, h_layers=2, l_layers=2),
+        dqn=replace(SOON, epsilon_updates=4_000),
     ),
 )
 
