@@ -26,17 +26,18 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-# the simulator's tests once more, on a build with AddressSanitizer and UBSan
+# the tests of simulator and engine once more, on a build with AddressSanitizer and UBSan
 sanitize: .venv/installed-dev
 	mkdir -p build/sanitize
 	HRM_FAST_SANITIZE=1 $(BIN)/python setup.py -q build_ext --build-lib build/sanitize
 	cp envs/*.py build/sanitize/envs/
+	cp kernels/*.py build/sanitize/kernels/
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize \
-	$(BIN)/pytest -p no:cacheprovider tests/test_maze*.py $(ARGS)
+	$(BIN)/pytest -p no:cacheprovider tests/test_maze*.py tests/test_cpu_engine.py -k 'not loses_at_most' $(ARGS)
 
 clean:
-	rm -rf .venv build *.egg-info envs/*.so
+	rm -rf .venv build *.egg-info envs/*.so kernels/*.so
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -166,6 +166,8 @@ class Engine:
         (tokens, z_H, z_L), pulled by (a_tm1, target, weight) or by the gradients (q, z_H, z_L).
         The new states are written to `states` where there are any."""
         B, shape = len(start[0]), self.shape
+        if B == 0:
+            raise ValueError("tokens has no boards: expected at least one for a gradient")
         q = torch.empty(B, shape.actions)
         flat = torch.empty(sum(p.numel() for p in parameters))
         action = target = weight = 0

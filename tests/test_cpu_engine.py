@@ -125,11 +125,11 @@ def draws(hrm: HRM, batch: int) -> tuple[torch.Tensor, Carry, dict[str, torch.Te
 @pytest.mark.parametrize("shape", SHAPES)
 def test_loses_at_most_twice_what_pytorch_loses(shape: str, instructions: str) -> None:
     """Relative root-mean-square errors against float64: of every value, and of all gradients of a
-    loss together with it, over four draws of weights and boards."""
+    loss together with it, over some draws of weights and boards."""
     if not runs_here(instructions):
         pytest.skip(f"this CPU has no {instructions}")
     errors: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for draw in range(4):
+    for draw in range(20 if SHAPES[shape].cells < 50 else 4):  # few numbers: few errors to average
         hrm = build(SHAPES[shape], draw, instructions=instructions)
         plain = reference(hrm)
         exact = copy.deepcopy(plain).double()
@@ -261,6 +261,9 @@ def test_bad_input() -> None:
     for action, target in ((td[0].int(), td[1]), (td[0], td[1].double()), (td[0][:1], td[1])):
         with pytest.raises(ValueError, match=r"expected contiguous torch\.\w+ \[2\] on cpu"):
             hrm.td_segment(start, tokens, action, target)
+    assert hrm.decide(tokens[:0])[0].shape == (0, 4)
+    with pytest.raises(ValueError, match="tokens has no boards"):
+        hrm.td_segment(hrm.start(0), tokens[:0], td[0][:0], td[1][:0])
     with pytest.raises(ValueError, match=r"z_H is torch.float64 .*: expected torch.float32"):
         hrm.segment(Carry(*(z.double() for z in start)), tokens)
     with pytest.raises(ValueError, match="instructions is 'sse9': expected portable"):

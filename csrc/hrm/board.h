@@ -80,7 +80,7 @@ inline void segment(const Model &m, Scratch &w, const int *rows, int R, bool kee
         sum_rows(save ? w.saved[shape.l_layers].x : w.x, w.z_H, w.z_L, l);
         level(m, shape.l_layers, shape.h_layers, w, last_h ? rows : nullptr, last_h ? R : l.T,
               save);
-        copy(w.z_H, save ? w.saved[l.layers() - 1].y : w.x, last_h ? R * l.Dp : all);
+        copy(w.z_H, save ? w.saved[l.layers - 1].y : w.x, last_h ? R * l.Dp : all);
     }
 }
 
@@ -203,12 +203,12 @@ float gradient(const Model &m, const Start &start, const Upstream &up, const Res
         loss = up.weight * error * error;
     }
     head_backward(m, z, dq, row, R, up.z_H, grad + l.head, w);
-    for (int i = l.layers() - 1; i >= 0; --i) {
+    for (int i = l.layers - 1; i >= 0; --i) {
         if (i == shape.l_layers - 1 && up.z_L) {
             read_state(w.d_x, up.z_L, l.D, l);
             add(w.d_y, w.d_x, static_cast<long>(l.T) * l.Dp);
         }
-        const bool wanted = few && i + 1 == l.layers();
+        const bool wanted = few && i + 1 == l.layers;
         block_backward(m, i, grad + i * l.block, w.saved[i], w, wanted ? rows : nullptr,
                        wanted ? R : l.T);
     }

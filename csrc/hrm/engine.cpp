@@ -23,6 +23,7 @@ int padded(int n, int lanes) {
 Layout make_layout(const Shape &shape, int lanes, bool learned) {
     Layout l{};
     l.shape = shape;
+    l.layers = shape.l_layers + shape.h_layers;
     l.T = shape.cells + 1, l.Tp = padded(l.T, lanes);
     l.D = shape.width, l.Dp = padded(l.D, lanes);
     l.K = l.D / shape.heads, l.Kp = padded(l.K, lanes), l.HK = shape.heads * l.Kp;
@@ -32,7 +33,7 @@ Layout make_layout(const Shape &shape, int lanes, bool learned) {
     l.qkv = 3L * l.HK * l.Dp, l.out = static_cast<long>(l.Dp) * l.HK;
     l.gate_up = 2L * l.Fp * l.Dp, l.down = static_cast<long>(l.Dp) * l.Fp;
     l.block = l.qkv + l.out + l.gate_up + l.down;
-    l.blocks = l.layers() * l.block;
+    l.blocks = l.layers * l.block;
     l.embed = l.blocks;
     l.position = l.embed + static_cast<long>(shape.vocab) * l.Dp;
     l.puzzle = l.position + (learned ? static_cast<long>(l.T) * l.Dp : 0);
@@ -179,7 +180,7 @@ Engine::Engine(const Shape &shape, bool learned, const float *cos, const float *
               scale};
     arena_.resize(pool_.size()), scratch_.resize(pool_.size()), saved_.resize(pool_.size());
     for (int i = 0; i < pool_.size(); ++i) {
-        saved_[i].resize(l.layers());
+        saved_[i].resize(l.layers);
         arena_[i].resize(place(scratch_[i], saved_[i], l, nullptr));
         place(scratch_[i], saved_[i], l, arena_[i].data());
     }
@@ -196,12 +197,12 @@ void Engine::pack(const Parameters &parameters, bool both) {
     const BlockPadding padding = block_padding(l);
     const long sizes[4] = {l.qkv, l.out, l.gate_up, l.down};
     long at = 0;
-    for (int i = 0; i < 4 * l.layers(); ++i) {
+    for (int i = 0; i < 4 * l.layers; ++i) {
         pack_matrix(padding.part[i % 4], p[3 + i], both ? backward_.data() + at : nullptr,
                     forward_.data() + at);
         at += sizes[i % 4];
     }
-    scaled_rows(head_.data(), p[3 + 4 * l.layers()], shape.actions, 1.0F, l);
+    scaled_rows(head_.data(), p[3 + 4 * l.layers], shape.actions, 1.0F, l);
 }
 
 void Engine::unpack(const Parameters &to) const {
@@ -222,11 +223,11 @@ void Engine::unpack(const Parameters &to) const {
     const BlockPadding padding = block_padding(l);
     const long sizes[4] = {l.qkv, l.out, l.gate_up, l.down};
     long at = 0;
-    for (int i = 0; i < 4 * l.layers(); ++i) {
+    for (int i = 0; i < 4 * l.layers; ++i) {
         write(padding.part[i % 4], from + at, to[3 + i]);
         at += sizes[i % 4];
     }
-    write(rows(shape.actions), from + l.head, to[3 + 4 * l.layers()]);
+    write(rows(shape.actions), from + l.head, to[3 + 4 * l.layers]);
 }
 
 Start Engine::start(const Batch &batch, int board) const {

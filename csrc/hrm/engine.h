@@ -42,7 +42,7 @@ class Engine {
            const Instructions &code, bool poison);
 
     const Shape &shape() const { return layout_.shape; }
-    int layers() const { return layout_.layers(); }
+    int layers() const { return layout_.layers; }
     const char *instructions() const { return code_.name; }
     int threads() const { return pool_.size(); }
 

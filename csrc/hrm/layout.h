@@ -2,7 +2,7 @@
 //
 // Every row is padded with zeros to whole vectors, so no loop has a remainder and any width works:
 // D -> Dp, a head's K -> Kp, the inner F -> Fp. Plain data: the files of all instruction sets
-// include this.
+// include this, so there is not even an inline function here.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,7 @@ struct Layout {
     long block;                         // their sum
     // offsets in a gradient, and in the packed weights; L's blocks come first, then H's
     long blocks, embed, position, puzzle, head, total;
-
-    int layers() const { return shape.l_layers + shape.h_layers; }
+    int layers; // of both levels
 };
 
 // What the way back of one block reads.
