@@ -57,7 +57,7 @@ VARIANTS: dict[str, list[str]] = {"base": []} | {
     for name, values in FACTORS.items()
     for value in values
 }
-LEVELS = (0.5, 0.9, 0.95)  # shares of solved episodes whose first crossing is told
+LEVELS = (0.5, 0.9, 0.95, 0.99)  # shares of solved episodes whose first crossing is told
 
 
 class Job(NamedTuple):

@@ -129,7 +129,7 @@ _PRESETS = (
     ),
     Config(
         preset="quick",
-        updates=4_000,
+        updates=8_000,
         log_every=250,
         eval_every=250,
         save_every=4_000,
