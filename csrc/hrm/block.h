@@ -125,7 +125,7 @@ inline void transpose(float *to, const float *from, long ld, const Layout &l) {
 }
 
 // Rows of scores -> e^(score - maximum); top and inv get the maximum and 1 / sum. Two passes, so
-// that a row need not wait for its own maximum: 3.5 times faster than one.
+// that a row need not wait for its own maximum.
 inline void softmax(float *scores, float *top, float *inv, int R, const Layout &l) {
     const int T = l.T, Tp = l.Tp, whole = T / kLanes * kLanes;
     vec outside; // 0, and for the columns behind T so much that nothing is left of them
