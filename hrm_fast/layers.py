@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from hrm_fast.config import HRMConfig
-from kernels.attention_block import Rope, attention_block
-from kernels.swiglu_block import swiglu_block
+from kernels.attention_block import Rope
+from kernels.ops import Ops
 
 # A normal cut at two sigma has this standard deviation in sigmas.
 CUT_STD = 0.87962566103423978
@@ -46,20 +46,23 @@ class Block(nn.Module):
 
 
 def level(
-    x: torch.Tensor,
+    ops: Ops,
+    z: torch.Tensor,
+    injection: torch.Tensor,
     blocks: list[BlockWeights],
     heads: int,
     rope: Rope | None,
     rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One call of a level: its blocks in turn on x = z + injection  [B, T, D].
+    """One call of a level: its blocks in turn on z + injection  [B, T, D].
 
     rows int64 [B, R]: the only tokens that are wanted of the last block, [B, R, D].
     """
     for i, (qkv, out, gate_up, down) in enumerate(blocks, 1):
-        wanted = rows if i == len(blocks) else None
-        x = swiglu_block(attention_block(x, qkv, out, heads, rope, wanted), gate_up, down)
-    return x
+        wanted, added = rows if i == len(blocks) else None, injection if i == 1 else None
+        z = ops.attention_block(z, qkv, out, heads, rope, wanted, added)
+        z = ops.swiglu_block(z, gate_up, down)
+    return z
 
 
 def rope_tables(config: HRMConfig) -> Rope | None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hrm_fast.backend import Backend
 from hrm_fast.config import AGENT, HRMConfig
 from hrm_fast.layers import (
     Block,
@@ -23,8 +24,8 @@ from hrm_fast.layers import (
     weight,
 )
 from kernels.attention_block import Rope
-from kernels.cpu import Engine, Keep, Shape
-from kernels.td_loss import td_loss
+from kernels.cpu import Engine, Keep
+from kernels.ops import Ops
 
 
 class Carry(NamedTuple):
@@ -37,6 +38,7 @@ class Carry(NamedTuple):
 class Arithmetic(NamedTuple):
     """The parameters in the dtype that the blocks compute in, cast once per use."""
 
+    ops: Ops
     H: list[BlockWeights]
     L: list[BlockWeights]
     rope: Rope | None
@@ -54,15 +56,8 @@ class HRM(nn.Module):
     rope_sin: torch.Tensor | None
 
     def __init__(self, config: HRMConfig) -> None:
-        """Build with fresh random weights; ValueError for kernels that do not exist yet."""
+        """Build with fresh random weights; ValueError for kernels that cannot compute it."""
         super().__init__()
-        if config.kernels not in ("auto", "reference", "cpu"):
-            raise ValueError(
-                f"kernels is {config.kernels!r}, not in this version: "
-                "expected 'auto', 'reference' or 'cpu'"
-            )
-        if config.kernels == "cpu" and config.dtype != "float32":
-            raise ValueError(f"dtype is {config.dtype!r}: expected 'float32' with kernels 'cpu'")
         self.config = config
         width = config.width
         self.embed = nn.Parameter(truncated_normal(config.vocab_size, width, std=width**-0.5))
@@ -84,9 +79,7 @@ class HRM(nn.Module):
         cos, sin = rope_tables(config) or (None, None)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
-        self._engine = None
-        if config.kernels != "reference" and config.dtype == "float32":
-            self._engine = Engine(engine_shape(config), rope_tables(config))
+        self._backend = Backend(config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -181,7 +174,7 @@ class HRM(nn.Module):
             q = self.segment_q(carry, tokens)
         else:
             carry, q = self.segment(carry, tokens)
-        return carry, q, td_loss(q, a_tm1, target, weight)
+        return carry, q, self.ops.td_loss(q, a_tm1, target, weight)
 
     def think(self, carry: Carry, tokens: torch.Tensor) -> Carry:
         """The states of `segment` with their gradient, for losses on other heads than Q."""
@@ -251,11 +244,7 @@ class HRM(nn.Module):
         With learned positions sqrt(D / 2) * ([puzzle, embed(tokens)] + position).
         """
         scale = self.config.width**0.5 if self.position is None else (self.config.width / 2) ** 0.5
-        table = torch.cat((self.puzzle.unsqueeze(0), self.embed)) * scale  # row 0 is the puzzle
-        e = F.embedding(F.pad(tokens.int() + 1, (1, 0)), table)
-        if self.position is not None:
-            e = e + self.position * scale
-        return e.to(self.dtype)
+        return self.ops.embedding(tokens, self.embed, self.puzzle, self.position, scale, self.dtype)
 
     def q_values(self, z_H: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """q float32 [B, A] of the states z_H [B, T, D], read at the token that the config names."""
@@ -292,7 +281,7 @@ class HRM(nn.Module):
     ) -> Carry:
         """rows int64 [B, R]: the only tokens of the new z_H that are wanted, [B, R, D]."""
         z_H, z_L = carry
-        heads, rope, config = self.config.heads, arithmetic.rope, self.config
+        (ops, H, L, rope), config = arithmetic, self.config
         for h in range(config.h_cycles):
             last_h = h == config.h_cycles - 1
             injection = z_H + e
@@ -300,9 +289,10 @@ class HRM(nn.Module):
                 with torch.set_grad_enabled(
                     torch.is_grad_enabled() and last_h and l_ == config.l_cycles - 1
                 ):
-                    z_L = level(z_L + injection, arithmetic.L, heads, rope)
+                    z_L = level(ops, z_L, injection, L, config.heads, rope)
             with torch.set_grad_enabled(torch.is_grad_enabled() and last_h):
-                z_H = level(z_H + z_L, arithmetic.H, heads, rope, rows if last_h else None)
+                wanted = rows if last_h else None
+                z_H = level(ops, z_H, z_L, H, config.heads, rope, wanted)
         return Carry(z_H, z_L)
 
     def _until_halted(self, carry: Carry, tokens: torch.Tensor) -> Carry:
@@ -317,13 +307,13 @@ class HRM(nn.Module):
                 break
         return carry
 
+    @property
+    def ops(self) -> Ops:
+        """The operations that compute this model where the fused CPU engine does not."""
+        return self._backend.ops_for(self.embed)
+
     def _fused(self) -> Engine | None:
-        """The CPU's engine, for weights that it can read; "auto" falls back on PyTorch."""
-        usable = self.embed.device.type == "cpu" and self.embed.dtype == torch.float32
-        if self.config.kernels == "cpu" and not usable:
-            found = f"{self.embed.dtype} on {self.embed.device}"
-            raise ValueError(f"kernels is 'cpu' and the weights are {found}: expected float32, cpu")
-        return self._engine if usable else None
+        return self._backend.engine_for(self.embed)
 
     def _in_order(self) -> list[nn.Parameter]:
         """The parameters as `kernels.cpu` wants them."""
@@ -333,9 +323,10 @@ class HRM(nn.Module):
 
     def _arithmetic(self) -> Arithmetic:
         H, L = ([block.weights(self.dtype) for block in blocks] for blocks in (self.H, self.L))  # type: ignore[operator]
-        if self.rope_cos is None or self.rope_sin is None:
-            return Arithmetic(H, L, None)
-        return Arithmetic(H, L, (self.rope_cos.to(self.dtype), self.rope_sin.to(self.dtype)))
+        rope = None
+        if self.rope_cos is not None and self.rope_sin is not None:
+            rope = self.rope_cos.to(self.dtype), self.rope_sin.to(self.dtype)
+        return Arithmetic(self.ops, H, L, rope)
 
     def _check(self, carry: Carry, tokens: torch.Tensor) -> None:
         expected = (len(carry.z_H), self.config.cells)
@@ -344,11 +335,3 @@ class HRM(nn.Module):
                 f"tokens is {tokens.dtype} {list(tokens.shape)}: "
                 f"expected torch.uint8 {list(expected)}"
             )
-
-
-def engine_shape(config: HRMConfig) -> Shape:
-    return Shape(
-        config.cells, config.width, config.heads, config.inner_width, config.actions,
-        config.vocab_size, config.h_layers, config.l_layers, config.h_cycles, config.l_cycles,
-        config.q_token, "learned" in config.positions,
-    )  # fmt: skip

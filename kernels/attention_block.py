@@ -1,6 +1,6 @@
 """Post-norm self-attention block: y = rms(x + O attention(rope(Q x), rope(K x), V x)).
 
-    x      [B, T, D]   tokens, D = heads * K
+    x      [B, T, D]   tokens, D = heads * K; z + injection where a level begins
     w_qkv  [3 D, D]    rows: q of all heads, k of all heads, v of all heads
     w_o    [D, D]
     rope   (cos, sin)  [T, 1, K] each, or None; see `rotate`
@@ -43,17 +43,19 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def attention_block_reference(
-    x: torch.Tensor,
+    z: torch.Tensor,
     w_qkv: torch.Tensor,
     w_o: torch.Tensor,
     heads: int,
     rope: Rope | None = None,
     rows: torch.Tensor | None = None,
+    injection: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The block in plain PyTorch; shapes in the file's head. All tensors share one dtype.
 
     rows int64 [B, R]: the tokens whose y is wanted, y [B, R, D]; None wants all of them.
     """
+    x = z if injection is None else z + injection
     B, T, D = x.shape
     if rows is None:
         qkv = F.linear(x, w_qkv).view(B, T, 3 * heads, D // heads)
@@ -69,6 +71,3 @@ def attention_block_reference(
         cos, sin = rope
         q, k = rotate(q, (cos[rows], sin[rows])), rotate(k, rope)
     return rms_norm(x + F.linear(attend(q, k, v).reshape(x.shape), w_o))
-
-
-attention_block = attention_block_reference

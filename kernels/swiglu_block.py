@@ -20,6 +20,3 @@ def swiglu_block_reference(
     """The block in plain PyTorch; shapes in the file's head. All tensors share one dtype."""
     gate, up = F.linear(x, w_gate_up).chunk(2, dim=-1)
     return rms_norm(x + F.linear(F.silu(gate) * up, w_down))
-
-
-swiglu_block = swiglu_block_reference

@@ -14,6 +14,3 @@ def td_loss_reference(
     q_a = q.gather(1, a_tm1.unsqueeze(1)).squeeze(1)  # [B]
     squared = (q_a - target.detach()) ** 2
     return torch.mean(squared if weight is None else weight * squared)
-
-
-td_loss = td_loss_reference

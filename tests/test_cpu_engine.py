@@ -16,7 +16,7 @@ from hrm_fast import HRM, Carry, HRMConfig
 from kernels import _native
 from kernels.adam_atan2 import adam_atan2, adam_atan2_reference
 from kernels.cpu import Engine
-from kernels.td_loss import td_loss
+from kernels.td_loss import td_loss_reference as td_loss
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = HRMConfig(
@@ -52,8 +52,9 @@ def build(config: HRMConfig, seed: int = 0, **engine: Any) -> HRM:
     """A model on the engine, which shows by NaN what it reads without having written."""
     torch.manual_seed(seed)
     hrm = HRM(replace(config, kernels="cpu"))
-    assert hrm._engine is not None
-    hrm._engine = Engine(hrm._engine.shape, hrm._engine.rope, poison=True, **engine)
+    assert hrm._backend.engine is not None
+    engine_then = hrm._backend.engine
+    hrm._backend.engine = Engine(engine_then.shape, engine_then.rope, poison=True, **engine)
     return hrm
 
 
@@ -218,7 +219,7 @@ def test_states_of_any_layout() -> None:
 def test_one_engine_serves_several_threads() -> None:
     hrm = build(QUICK)
     twin, tokens = copy.deepcopy(hrm), boards(20, 49)
-    assert twin._engine is hrm._engine
+    assert twin._backend.engine is hrm._backend.engine
     torch.nn.init.normal_(twin.embed)
     expected = [m.decide(tokens)[0] for m in (hrm, twin)]
     wrong = []

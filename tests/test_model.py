@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hrm_fast import HRM, Carry, HRMConfig, halting_loss
 from hrm_fast.layers import level, rope_tables, truncated_normal
 from kernels.attention_block import attend, attention_block_reference, rotate
+from kernels.ops import REFERENCE
 from kernels.rms_norm import rms_norm
 from kernels.swiglu_block import swiglu_block_reference
 
@@ -83,12 +84,12 @@ def test_only_the_last_calls_carry_gradient() -> None:
     with torch.no_grad():
         e = hrm.embedding(tokens)
         for _ in range(3):
-            z_L = level(z_L + (z_H + e), weights["L"], 2, rope)
-        z_H = level(z_H + z_L, weights["H"], 2, rope)
+            z_L = level(REFERENCE, z_L, z_H + e, weights["L"], 2, rope)
+        z_H = level(REFERENCE, z_H, z_L, weights["H"], 2, rope)
         for _ in range(2):
-            z_L = level(z_L + (z_H + e), weights["L"], 2, rope)
-    z_L = level(z_L + (z_H + hrm.embedding(tokens)), weights["L"], 2, rope)
-    z_H = level(z_H + z_L, weights["H"], 2, rope)
+            z_L = level(REFERENCE, z_L, z_H + e, weights["L"], 2, rope)
+    z_L = level(REFERENCE, z_L, z_H + hrm.embedding(tokens), weights["L"], 2, rope)
+    z_H = level(REFERENCE, z_H, z_L, weights["H"], 2, rope)
     F.linear(z_H[:, -1], hrm.q_head).square().sum().backward()
     for name, parameter in hrm.named_parameters():
         torch.testing.assert_close(actual[name], parameter.grad, msg=name)
@@ -282,10 +283,9 @@ def test_a_halting_loss_can_train_the_body() -> None:
     assert all(block.qkv.grad.any() for block in (*hrm.L, *hrm.H))
 
 
-@pytest.mark.parametrize("kernels", ["triton", "cuda"])
-def test_kernels_of_later_versions(kernels: str) -> None:
-    with pytest.raises(ValueError, match="not in this version: expected 'auto', 'reference' or"):
-        model(kernels=kernels)
+def test_kernels_of_later_versions() -> None:
+    with pytest.raises(ValueError, match="not in this version: expected 'auto', 'reference', "):
+        model(kernels="cuda")
 
 
 def test_bad_tokens_and_seeds() -> None:

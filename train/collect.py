@@ -9,14 +9,6 @@ from train.config import DQNConfig
 from train.replay import Transition, select
 
 
-def epsilon_greedy(q: Tensor, epsilon: float | Tensor, generator: torch.Generator) -> Tensor:
-    """A random action with probability epsilon (one, or [N]), else the best. q [N, A] -> [N]."""
-    N, A = q.shape
-    explore = torch.rand(N, generator=generator, device=q.device) < epsilon
-    anything = torch.randint(A, (N,), generator=generator, device=q.device)
-    return torch.where(explore, anything, q.argmax(-1))
-
-
 class Collector:
     """The mazes, what they show now, and the z that the next decision starts from."""
 
@@ -38,7 +30,8 @@ class Collector:
     def step(self, hrm: HRM, epsilon: float, generator: torch.Generator) -> Transition:
         """One step of every maze, exploratory steps included: z must advance on all of them."""
         q, seed_t = hrm.act(self.obs, self.seed)
-        action = epsilon_greedy(q, epsilon**self.epsilon_powers, generator)
+        uniform = torch.rand(len(q), generator=generator, device=q.device)
+        action = hrm.ops.epsilon_greedy(q, epsilon**self.epsilon_powers, uniform)
         step = self.mazes.step(action)
         ends = step.terminated | step.truncated
         final = ends if self.config.timeout_is_terminal else step.terminated

@@ -1,6 +1,8 @@
 """One flat weight vector, its two optimisers (AdamATan2, and sign-SGD for the puzzle token), its
 learning-rate schedule and its moving average."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +42,9 @@ class Optimiser:
         self.puzzle = slice(self.body.stop, self.flat.numel())
         self.m = torch.zeros_like(self.flat[self.body])
         self.v = torch.zeros_like(self.m)
+        self.fused = hrm.ops.update
+        self.done = torch.zeros(1, dtype=torch.int64, device=self.flat.device)  # counts for `fused`
+        self.done_here = 0
 
     def share(self, update: int) -> float:
         """Share of the learning rates at an update: linear warm-up, then a linear fall."""
@@ -52,6 +57,8 @@ class Optimiser:
     @torch.no_grad()
     def step(self, update: int) -> None:
         """Update number `update` (from 0): weights, then target average; gradients back to 0."""
+        if self.fused is not None:
+            return self._step_fused(self.fused, update)
         dqn, share = self.config.dqn, self.share(update)
         adam_atan2(
             self.flat[self.body],
@@ -72,6 +79,31 @@ class Optimiser:
         puzzle.sub_(self.grad[self.puzzle].sign(), alpha=lr)
         self.target_flat[self.puzzle].lerp_(puzzle, 1 - dqn.target_decay)
         self.grad.zero_()
+
+    def _step_fused(self, fused: Callable[..., None], update: int) -> None:
+        """The same on the device alone; its counter is set only where a run was resumed."""
+        if update != self.done_here:
+            self.done.fill_(update)
+        self.done_here = update + 1
+        dqn = self.config.dqn
+        fused(
+            self.flat,
+            self.grad,
+            self.m,
+            self.v,
+            self.target_flat,
+            self.done,
+            warmup=dqn.warmup_updates,
+            updates=self.config.updates,
+            final=dqn.final_learning_rate,
+            lr=dqn.learning_rate,
+            beta1=dqn.beta1,
+            beta2=dqn.beta2,
+            weight_decay=dqn.weight_decay,
+            tail_lr=dqn.puzzle_learning_rate,
+            tail_weight_decay=dqn.puzzle_weight_decay,
+            average_decay=dqn.target_decay,
+        )
 
     def state(self) -> dict[str, Tensor]:
         return {"flat": self.flat, "target": self.target_flat, "m": self.m, "v": self.v}

@@ -1,0 +1,66 @@
+"""Which implementation computes a model: chosen once by its shape, then by where its weights live.
+
+"auto" takes the fused engine for float32 on a CPU, Triton's kernels on a GPU, and plain PyTorch for
+what neither of them can do.
+"""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from hrm_fast.config import HRMConfig
+from hrm_fast.layers import rope_tables
+from kernels.cpu import Engine, Shape
+from kernels.ops import REFERENCE, Ops, triton_ops
+
+
+class Backend:
+    """ValueError: the kernels that the config names cannot compute its shape or dtype."""
+
+    def __init__(self, config: HRMConfig) -> None:
+        self.kernels, self.dtype = config.kernels, config.dtype
+        self.engine: Engine | None = None
+        self.triton: Ops | None = None
+        if config.kernels == "cuda":
+            raise ValueError(
+                "kernels is 'cuda', not in this version: "
+                "expected 'auto', 'reference', 'cpu' or 'triton'"
+            )
+        if config.kernels == "cpu" and config.dtype != "float32":
+            raise ValueError(f"dtype is {config.dtype!r}: expected 'float32' with kernels 'cpu'")
+        if config.kernels in ("auto", "cpu") and config.dtype == "float32":
+            self.engine = Engine(engine_shape(config), rope_tables(config))
+        if config.kernels == "triton" or (config.kernels == "auto" and torch.cuda.is_available()):
+            try:
+                self.triton = triton_ops(config.tokens, config.width, config.heads)
+            except ValueError as error:
+                if config.kernels == "triton":
+                    raise
+                logging.getLogger("hrm_fast").warning("plain PyTorch on a GPU: %s", error)
+
+    def engine_for(self, weight: Tensor) -> Engine | None:
+        """The fused CPU engine, for weights that it can read."""
+        usable = weight.device.type == "cpu" and weight.dtype == torch.float32
+        if self.kernels == "cpu" and not usable:
+            found = f"{weight.dtype} on {weight.device}"
+            raise ValueError(f"kernels is 'cpu' and the weights are {found}: expected float32, cpu")
+        return self.engine if usable else None
+
+    def ops_for(self, weight: Tensor) -> Ops:
+        """Triton's kernels, for weights that they can read, or plain PyTorch."""
+        if self.triton is None:
+            return REFERENCE
+        usable = weight.dtype == torch.float32
+        if self.kernels == "triton" and not usable:
+            found = f"the weights are {weight.dtype}"
+            raise ValueError(f"kernels is 'triton' and {found}: expected torch.float32")
+        return self.triton if usable and (weight.is_cuda or self.kernels == "triton") else REFERENCE
+
+
+def engine_shape(config: HRMConfig) -> Shape:
+    return Shape(
+        config.cells, config.width, config.heads, config.inner_width, config.actions,
+        config.vocab_size, config.h_layers, config.l_layers, config.h_cycles, config.l_cycles,
+        config.q_token, "learned" in config.positions,
+    )  # fmt: skip

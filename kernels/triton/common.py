@@ -1,0 +1,84 @@
+"""What every kernel file shares: registration with torch.library, tile sizes, small jit functions.
+
+An op is defined by its schema, computes on CPU (through the interpreter) and CUDA alike, and has a
+fake for tracing, so that torch.compile keeps it whole. Gradients come from `autograd.Function`s
+around the ops, which cost half as much a call as `register_autograd`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+SMALLEST_DOT = 16  # rows, columns and depth of a tensor core's product
+EPS = tl.constexpr(1e-5)  # kernels.rms_norm.EPS
+
+_library = torch.library.Library("hrm_fast", "DEF")
+
+
+def register(schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """The op `torch.ops.hrm_fast.NAME` of a schema "NAME(Tensor x, ...) -> ..."."""
+    name = schema.partition("(")[0]
+    _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
+    for device in ("CPU", "CUDA"):
+        _library.impl(name, compute, device)
+    torch.library.register_fake(f"hrm_fast::{name}", fake, lib=_library)
+    return getattr(torch.ops.hrm_fast, name).default
+
+
+def tuned(configs: list[triton.Config], key: list[str]) -> Callable[[Any], Any]:
+    """Autotune a kernel on a GPU, once per GPU and values of `key` (kept in Triton's cache).
+
+    The first config is the default: the compiler's report found it free of spills.
+    """
+    usable = configs if torch.cuda.is_available() else configs[:1]
+    return triton.autotune(configs=usable, key=key, cache_results=True)
+
+
+def tile(size: int) -> int:
+    """The smallest power of two that holds `size` and that a product may have."""
+    return max(SMALLEST_DOT, triton.next_power_of_2(size))
+
+
+def contiguous(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Kernels step through memory themselves: an expanded gradient has to be written out first."""
+    return tuple(None if t is None else t.contiguous() for t in tensors)
+
+
+@triton.jit
+def dot(a, b, acc=None):
+    """a @ b in float32, never in TF32. The interpreter cannot multiply bfloat16; float32 holds
+    its products exactly."""
+    if INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def rms(u, D: tl.constexpr):
+    """y = u * scale and scale [R] of u float32 [R, >= D], whose columns beyond D are 0."""
+    scale = tl.rsqrt(tl.sum(u * u, 1) / D + EPS)
+    return u * scale[:, None], scale
+
+
+@triton.jit
+def rms_backward(y, scale, dy, D: tl.constexpr):
+    """du of y = rms(u), from y itself: scale * (dy - y * mean(y * dy))."""
+    return scale[:, None] * (dy - y * (tl.sum(y * dy, 1) / D)[:, None])
+
+
+@triton.jit
+def load_rows(at, rows, end, columns, width: tl.constexpr):
+    """Tile [R, C] of a row-major matrix of `width` columns; 0 outside of rows < end, columns."""
+    mask = (rows < end)[:, None] & (columns < width)[None, :]
+    return tl.load(at + rows[:, None] * width + columns[None, :], mask, other=0.0)
+
+
+@triton.jit
+def store_rows(at, value, rows, end, columns, width: tl.constexpr):
+    mask = (rows < end)[:, None] & (columns < width)[None, :]
+    tl.store(at + rows[:, None] * width + columns[None, :], value, mask)
