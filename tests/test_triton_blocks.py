@@ -4,6 +4,7 @@ most twice the error of plain PyTorch at the same dtype, output and every gradie
 How bfloat16 runs in the interpreter: tests/conftest.py.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -183,3 +184,26 @@ def test_empty_batch(size: str) -> None:
     y = ATTENTION[size](x, torch.randn(96, 32), torch.randn(32, 32), 2)
     SWIGLU[size](y, torch.randn(80, 32), torch.randn(32, 40)).sum().backward()
     assert x.grad is not None and x.grad.shape == x.shape
+
+
+def test_bad_input() -> None:
+    z, injection, w_qkv, w_o, _ = draw(2, 9, 32)()
+    cos, sin = tables(9, 16)
+    attention, swiglu = ATTENTION["small"], SWIGLU["small"]
+    gate_up, down = torch.randn(40, 32), torch.randn(32, 20)
+    for message, call in [
+        ("w_qkv is torch.float32 [95, 32]: expected", lambda: attention(z, w_qkv[1:], w_o, 2)),
+        ("w_o is torch.float64 [32, 32]: expected", lambda: attention(z, w_qkv, w_o.double(), 2)),
+        ("cos is torch.float32 [8, 1, 16]", lambda: attention(z, w_qkv, w_o, 2, (cos[1:], sin))),
+        (
+            "injection is torch.float32 [1, 9, 32]",
+            lambda: attention(z, w_qkv, w_o, 2, injection=injection[:1]),
+        ),
+        ("expected T to 256, D to 128", lambda: attention(torch.randn(1, 257, 32), w_qkv, w_o, 2)),
+        ("heads 5: expected", lambda: attention(z, w_qkv, w_o, 5)),
+        ("w_gate_up is torch.float32 [39, 32]", lambda: swiglu(z, gate_up[1:], down)),
+        ("D is 129: expected 1 to 128", lambda: swiglu(torch.randn(2, 129), gate_up, down)),
+        ("dtype is torch.float64: expected float32", lambda: swiglu(z.double(), gate_up, down)),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()

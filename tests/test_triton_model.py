@@ -68,6 +68,22 @@ def test_segment_and_gradients(width: int, positions: str) -> None:
         assert relative(one, other) < 1e-5
 
 
+def test_a_segment_compiles_whole() -> None:
+    torch.manual_seed(0)
+    hrm = HRM(replace(TINY, cells=12)).to(DEVICE)
+    tokens = torch.randint(130, (2, 12), dtype=torch.uint8, device=DEVICE)
+    given = tokens, torch.tensor([1, 3], device=DEVICE), torch.randn(2, device=DEVICE)
+    compiled = torch.compile(hrm.td_segment, fullgraph=True, backend="aot_eager")
+    results = []
+    for segment in (hrm.td_segment, compiled):
+        hrm.zero_grad()
+        _, q, loss = segment(hrm.start(2), *given)
+        loss.backward()
+        results.append([q.detach(), loss.detach(), *(p.grad for p in hrm.parameters())])
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_ten_updates() -> None:
     """The same mazes, actions, losses and weights, target network and puzzle token included."""
     mine, plain = Trainer(RUN, DEVICE), Trainer(on_pytorch(RUN), DEVICE)

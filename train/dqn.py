@@ -258,7 +258,7 @@ def program() -> int:
         )
         return 130 if run.stopped_by == signal.SIGINT else 0
     picture = run.folder / "learning_curve.png"
-    curve.draw([run.folder], picture)
+    curve.draw({config.preset: [run.folder]}, picture)
     print(f"learning curve in {picture}; judge the agent with:")
     print(f"  python -m train.evaluate {run.folder}\n  python -m train.watch {run.folder}")
     return 0

@@ -23,7 +23,17 @@ from kernels.attention_block import Rope
 from kernels.triton import attention
 from kernels.triton.add_rms import backward_op as rms_backward_op
 from kernels.triton.attention import LOG2E
-from kernels.triton.common import contiguous, dot, load_rows, register, rms, store_rows, tile, tuned
+from kernels.triton.common import (
+    contiguous,
+    dot,
+    expect,
+    load_rows,
+    register,
+    rms,
+    store_rows,
+    tile,
+    tuned,
+)
 from kernels.triton.rope import turn
 
 LARGEST_PIECE = 64  # of 128, the scores of a tile spill registers on sm_80
@@ -156,7 +166,13 @@ def _forward_fake(
     z: Tensor, injection: Tensor | None, w_qkv: Tensor, w_o: Tensor, heads: int,
     cos: Tensor | None, sin: Tensor | None, save: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    scale = z.new_empty(z.shape[:2] if save else (0,), dtype=torch.float32)
+    B, T, D = z.shape
+    if not 1 <= T <= 256 or not 1 <= D <= 128 or D % heads:
+        raise ValueError(f"z is {list(z.shape)}, heads {heads}: expected T to 256, D to 128")
+    table = T, 1, D // heads
+    expect(z, injection=(injection, (B, T, D)), w_qkv=(w_qkv, (3 * D, D)), w_o=(w_o, (D, D)))
+    expect(z, cos=(cos, table), sin=(sin, table))
+    scale = z.new_empty((B, T) if save else (0,), dtype=torch.float32)
     return z.new_empty(z.shape), scale
 
 

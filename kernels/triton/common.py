@@ -49,6 +49,22 @@ def contiguous(*tensors: Tensor | None) -> tuple[Any, ...]:
     return tuple(None if t is None else t.contiguous() for t in tensors)
 
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def expect(like: Tensor, **shapes: tuple[Tensor | None, tuple[int, ...]]) -> None:
+    """ValueError unless the tensors have these shapes and `like`'s dtype: a kernel reads anywhere.
+
+    Stands in the fakes, so that calls and traces are checked alike.
+    """
+    if like.dtype not in DTYPES:
+        raise ValueError(f"dtype is {like.dtype}: expected float32, bfloat16 or float16")
+    for name, (tensor, shape) in shapes.items():
+        if tensor is not None and (tensor.shape != shape or tensor.dtype != like.dtype):
+            found = f"{tensor.dtype} {list(tensor.shape)}"
+            raise ValueError(f"{name} is {found}: expected {like.dtype} {list(shape)}")
+
+
 @triton.jit
 def dot(a, b, acc=None):
     """a @ b in float32, never in TF32. The interpreter cannot multiply bfloat16; float32 holds

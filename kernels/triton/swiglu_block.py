@@ -12,6 +12,7 @@ from torch import Tensor
 from kernels.triton.common import (
     contiguous,
     dot,
+    expect,
     load_rows,
     register,
     rms,
@@ -109,6 +110,10 @@ def _forward(x: Tensor, w_gate_up: Tensor, w_down: Tensor, save: bool) -> tuple[
 def _forward_fake(
     x: Tensor, w_gate_up: Tensor, w_down: Tensor, save: bool
 ) -> tuple[Tensor, Tensor]:
+    D, F = x.shape[-1], w_down.shape[-1]
+    if not 1 <= D <= 128:
+        raise ValueError(f"D is {D}: expected 1 to 128")
+    expect(x, w_gate_up=(w_gate_up, (2 * F, D)), w_down=(w_down, (D, F)))
     y = x.new_empty(x.shape)
     return y, x.new_empty(x.shape[:-1] if save else (0,), dtype=torch.float32)
 
@@ -118,6 +123,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, w_gate_up, w_down, y, scale, dy = contiguous(x, w_gate_up, w_down, y, scale, dy)
     (D, F), rows = w_down.shape, x.numel() // x.shape[-1]
+    expect(x, y=(y, tuple(x.shape)), dy=(dy, tuple(x.shape)))
     dx, du = torch.empty_like(x), x.new_empty(rows, D)
     a, d_gate_up = x.new_empty(rows, F), x.new_empty(rows, 2 * F)
     backward_kernel[lambda meta: (triton.cdiv(rows, meta["BR"]),)](
