@@ -3,8 +3,7 @@
     qkv   [B, T, 3 D]      q of all heads, k of all heads, v of all heads; D = heads * K
     rope  (cos, sin)       [T, 1, K] each, or None; see `kernels.attention_block.rotate`
     o     [B, T, D]
-    sums  [B, heads, T, 2] float32, for backward: a query's largest score, in powers of two, and
-                           the sum of 2^(score - largest); their one logarithm would lose digits
+    lse   [B, heads, T]    float32, log2(sum(2^scores)), scores in powers of two, for backward
 
 No score reaches device memory. q and k are loaded as two halves of K/2: rope mixes an element of
 one half with its partner in the other, and the scores are the sum of the halves' products. Backward
@@ -36,17 +35,6 @@ def place(T, BLOCK: tl.constexpr, HEADS: tl.constexpr):
 
 
 @triton.jit
-def store_sums(at, top, total, inside):
-    tl.store(at, top, inside)
-    tl.store(at + 1, total, inside)
-
-
-@triton.jit
-def load_sums(at, inside):
-    return tl.load(at, inside, other=0.0), tl.load(at + 1, inside, other=1.0)
-
-
-@triton.jit
 def scores(q_low, q_high, k_low, k_high):
     return dot(q_high, tl.trans(k_high), dot(q_low, tl.trans(k_low)))
 
@@ -65,7 +53,7 @@ def _configs(*tiles: tuple[int, int, int, int]) -> list[triton.Config]:
 )
 @triton.jit
 def forward_kernel(
-    qkv_at, cos_at, sin_at, o_at, sums_at,
+    qkv_at, cos_at, sin_at, o_at, lse_at,
     T: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr,
     ROPE: tl.constexpr, SAVE: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
@@ -90,7 +78,7 @@ def forward_kernel(
     o = (o / total[:, None]).to(o_at.dtype.element_ty)
     tl.store(o_at, o, (t < T)[:, None] & (k < K)[None, :])
     if SAVE:
-        store_sums(sums_at + ((b * (D // K) + head) * T + t) * 2, top, total, t < T)
+        tl.store(lse_at + (b * (D // K) + head) * T + t, top + tl.log2(total), t < T)
 
 
 @tuned(
@@ -99,7 +87,7 @@ def forward_kernel(
 )
 @triton.jit
 def backward_q_kernel(
-    qkv_at, cos_at, sin_at, o_at, sums_at, do_at, delta_at, dqkv_at,
+    qkv_at, cos_at, sin_at, o_at, lse_at, do_at, delta_at, dqkv_at,
     T: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr,
     ROPE: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
@@ -112,7 +100,7 @@ def backward_q_kernel(
     o = load_head(o_at + o_offset, t, T, K, BK, D)
     delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)
     tl.store(delta_at + row, delta, t < T)
-    top, total = load_sums(sums_at + row * 2, t < T)
+    lse = tl.load(lse_at + row, t < T, other=0.0)
     dq_low, dq_high = tl.zeros([BT, BH], tl.float32), tl.zeros([BT, BH], tl.float32)
     for s0 in range(0, T, BS):
         s = s0 + tl.arange(0, BS)
@@ -120,8 +108,7 @@ def backward_q_kernel(
         v = load_head(q_at + 2 * D, s, T, K, BK, 3 * D)
         score = scores(q_low, q_high, k_low, k_high) * (K**-0.5 * LOG2E)
         # Beyond T the power may overflow, and infinity times the key's 0 is no 0.
-        p = tl.exp2(score - top[:, None]) / total[:, None]
-        p = tl.where((s < T)[None, :], p, 0.0)
+        p = tl.where((s < T)[None, :], tl.exp2(score - lse[:, None]), 0.0)
         ds = (p * (dot(do, tl.trans(v)) - delta[:, None])).to(v.dtype)
         dq_low, dq_high = dot(ds, k_low, dq_low), dot(ds, k_high, dq_high)
     dq_at = dqkv_at + b * T * (3 * D) + head * K
@@ -135,7 +122,7 @@ def backward_q_kernel(
 )
 @triton.jit
 def backward_kv_kernel(
-    qkv_at, cos_at, sin_at, sums_at, do_at, delta_at, dqkv_at,
+    qkv_at, cos_at, sin_at, lse_at, do_at, delta_at, dqkv_at,
     T: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr,
     ROPE: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
@@ -151,12 +138,10 @@ def backward_kv_kernel(
         t = t0 + tl.arange(0, BT)
         q_low, q_high = load_turned(q_at, cos_at, sin_at, t, T, K, BH, 3 * D, ROPE)
         do = load_head(do_at, t, T, K, BK, D)
-        top, total = load_sums(sums_at + (row + t) * 2, t < T)
+        lse = tl.load(lse_at + row + t, t < T, other=0.0)
         delta = tl.load(delta_at + row + t, t < T, other=0.0)
         score = scores(k_low, k_high, q_low, q_high) * (K**-0.5 * LOG2E)
-        p = (
-            tl.exp2(score - top[None, :]) / total[None, :]
-        )  # 1 beyond T, where do is 0 and with it all that follows
+        p = tl.exp2(score - lse[None, :])  # 1 beyond T, where do is 0 and with it all that follows
         dv = dot(p.to(do.dtype), do, dv)
         ds = (p * (dot(v, tl.trans(do)) - delta[None, :])).to(do.dtype)
         dk_low, dk_high = dot(ds, q_low, dk_low), dot(ds, q_high, dk_high)
@@ -197,13 +182,13 @@ def _sizes(qkv: Tensor, heads: int) -> tuple[int, int, int, int]:
 def _forward(
     qkv: Tensor, cos: Tensor | None, sin: Tensor | None, heads: int, save: bool
 ) -> tuple[Tensor, Tensor]:
-    o, sums = _forward_fake(qkv, cos, sin, heads, save)
+    o, lse = _forward_fake(qkv, cos, sin, heads, save)
     (B, T, _), sizes = qkv.shape, _sizes(qkv, heads)
     qkv, cos, sin = contiguous(qkv, cos, sin)
     forward_kernel[lambda meta: (B * heads * triton.cdiv(T, meta["BT"]),)](
-        qkv, cos, sin, o, sums, T, *sizes, cos is not None, save
+        qkv, cos, sin, o, lse, T, *sizes, cos is not None, save
     )
-    return o, sums
+    return o, lse
 
 
 def _forward_fake(
@@ -211,32 +196,32 @@ def _forward_fake(
 ) -> tuple[Tensor, Tensor]:
     _check(qkv, cos, sin, heads)
     B, T, width = qkv.shape
-    sums = (B, heads, T, 2) if save else (0,)
-    return qkv.new_empty(B, T, width // 3), qkv.new_empty(sums, dtype=torch.float32)
+    lse = (B, heads, T) if save else (0,)
+    return qkv.new_empty(B, T, width // 3), qkv.new_empty(lse, dtype=torch.float32)
 
 
 def _backward(
-    qkv: Tensor, cos: Tensor | None, sin: Tensor | None, o: Tensor, sums: Tensor, do: Tensor
+    qkv: Tensor, cos: Tensor | None, sin: Tensor | None, o: Tensor, lse: Tensor, do: Tensor
 ) -> Tensor:
-    dqkv = _backward_fake(qkv, cos, sin, o, sums, do)
-    (B, T, _), heads, rope = qkv.shape, sums.shape[1], cos is not None
-    sizes, delta = _sizes(qkv, heads), sums.new_empty(sums.shape[:3])
-    qkv, cos, sin, o, sums, do = contiguous(qkv, cos, sin, o, sums, do)
+    dqkv = _backward_fake(qkv, cos, sin, o, lse, do)
+    (B, T, _), heads, rope = qkv.shape, lse.shape[1], cos is not None
+    sizes, delta = _sizes(qkv, heads), lse.new_empty(lse.shape)
+    qkv, cos, sin, o, lse, do = contiguous(qkv, cos, sin, o, lse, do)
     backward_q_kernel[lambda meta: (B * heads * triton.cdiv(T, meta["BT"]),)](
-        qkv, cos, sin, o, sums, do, delta, dqkv, T, *sizes, rope
+        qkv, cos, sin, o, lse, do, delta, dqkv, T, *sizes, rope
     )
     backward_kv_kernel[lambda meta: (B * heads * triton.cdiv(T, meta["BS"]),)](
-        qkv, cos, sin, sums, do, delta, dqkv, T, *sizes, rope
+        qkv, cos, sin, lse, do, delta, dqkv, T, *sizes, rope
     )
     return dqkv
 
 
 def _backward_fake(
-    qkv: Tensor, cos: Tensor | None, sin: Tensor | None, o: Tensor, sums: Tensor, do: Tensor
+    qkv: Tensor, cos: Tensor | None, sin: Tensor | None, o: Tensor, lse: Tensor, do: Tensor
 ) -> Tensor:
-    if sums.ndim != 4 or sums.shape[::2] != qkv.shape[:2]:
-        raise ValueError(f"sums is {tuple(sums.shape)}: expected [B, heads, T, 2], as saved")
-    _check(qkv, cos, sin, sums.shape[1])
+    if lse.ndim != 3 or lse.shape[::2] != qkv.shape[:2]:
+        raise ValueError(f"lse is {tuple(lse.shape)}: expected [B, heads, T], as saved")
+    _check(qkv, cos, sin, lse.shape[1])
     for name, t in (("o", o), ("do", do)):
         if t.shape != (*qkv.shape[:2], qkv.shape[2] // 3) or t.dtype != qkv.dtype:
             raise ValueError(f"{name} is {t.dtype} {tuple(t.shape)}: expected that of the output")
@@ -249,7 +234,7 @@ forward_op = register(
     _forward_fake,
 )
 backward_op = register(
-    "attention_backward(Tensor qkv, Tensor? cos, Tensor? sin, Tensor o, Tensor sums, Tensor do) "
+    "attention_backward(Tensor qkv, Tensor? cos, Tensor? sin, Tensor o, Tensor lse, Tensor do) "
     "-> Tensor",
     _backward,
     _backward_fake,
@@ -259,8 +244,8 @@ backward_op = register(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, qkv, cos, sin, heads):
-        o, sums = forward_op(qkv, cos, sin, heads, ctx.needs_input_grad[0])
-        ctx.save_for_backward(qkv, cos, sin, o, sums)
+        o, lse = forward_op(qkv, cos, sin, heads, ctx.needs_input_grad[0])
+        ctx.save_for_backward(qkv, cos, sin, o, lse)
         return o
 
     @staticmethod

@@ -197,9 +197,9 @@ class _AttentionBlock(torch.autograd.Function):
         z, injection, w_qkv, w_o, cos, sin, y, scale = ctx.saved_tensors
         x = z if injection is None else z + injection
         qkv = F.linear(x, w_qkv)
-        o, sums = attention.forward_op(qkv, cos, sin, ctx.heads, True)
+        o, lse = attention.forward_op(qkv, cos, sin, ctx.heads, True)
         du = rms_backward_op(y, scale, dy)
-        d_qkv = attention.backward_op(qkv, cos, sin, o, sums, du @ w_o)
+        d_qkv = attention.backward_op(qkv, cos, sin, o, lse, du @ w_o)
         x, du, d_qkv, o = (t.flatten(0, 1) for t in (x, du, d_qkv, o))
         dx = torch.addmm(du, d_qkv, w_qkv).view(z.shape)
         return dx, None if injection is None else dx, d_qkv.T @ x, du.T @ o, None, None, None
