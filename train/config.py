@@ -149,13 +149,13 @@ _PRESETS = (
     ),
     Config(
         preset="maze",
-        updates=12_000,
+        updates=10_000,
         log_every=500,
         eval_every=500,
-        save_every=3_000,
+        save_every=2_500,
         env=MazeSpec(crop_wall=True),
-        hrm=replace(SMALL_HRM, h_layers=2, l_layers=2),
-        dqn=replace(SOON, epsilon_updates=3_000),
+        hrm=replace(SMALL_HRM, h_layers=2, l_layers=2, l_cycles=4),
+        dqn=replace(SOON, epsilon_updates=3_000, priority=0.0),
     ),
 )
 
