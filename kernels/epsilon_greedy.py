@@ -4,7 +4,7 @@
              argmax(q), the first of equals             elsewhere
 
     q        [N, A]
-    epsilon  a number, or float32 [1] or [N]
+    epsilon  a number, or float32 [1]
     uniform  [N] float32 in [0, 1), such as torch.rand's
     action   [N] int64
 

@@ -62,11 +62,11 @@ def segment_flops(hrm: HRMConfig) -> int:
 
 
 def cycle_flops(config: Config) -> int:
-    """One step of all mazes and its batches: acting, targets, segments. The optimiser is free."""
+    """One step of all mazes and its batch: acting, targets, segments. The optimiser is free."""
     hrm, dqn = config.hrm, config.dqn
     decision = hrm.segments * forward_flops(hrm)
-    batch = dqn.batch_size * ((1 + dqn.double) * decision + hrm.segments * segment_flops(hrm))
-    return dqn.num_mazes * decision + dqn.updates_per_step * batch
+    batch = dqn.batch_size * (decision + hrm.segments * segment_flops(hrm))
+    return dqn.num_mazes * decision + batch
 
 
 def shaped(shape: str, paper_batch: int) -> Config:
@@ -159,9 +159,8 @@ def rows_of(names: tuple[str, str], trainer: Trainer, case: Case) -> list[Row]:
     config, collector = trainer.config, trainer.collector
     hrm, S, N = config.hrm, config.hrm.segments, config.dqn.num_mazes
     shape, kernels = names
-    updates = S * config.dqn.updates_per_step
     return [
-        Row((shape, "update", kernels), trainer.cycle, cycle_flops(config), updates),
+        Row((shape, "update", kernels), trainer.cycle, cycle_flops(config), S),
         Row(
             (shape, "segment, forward + backward", kernels),
             lambda: (trainer.optimiser.grad.zero_(), train_segment(trainer.hrm, case, S == 1)),

@@ -184,7 +184,7 @@ def around() -> list[Op]:
             ),
         ),
         Op(
-            lambda _: epsilon_greedy._epsilon_greedy(meta(B, A), meta(B), meta(B)),
+            lambda _: epsilon_greedy._epsilon_greedy(meta(B, A), meta(1), meta(B)),
             (Kernel("epsilon_greedy", 2.0 * B * A),),
         ),
     ]

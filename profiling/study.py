@@ -23,17 +23,14 @@ from train import cli
 from train import config as configs
 
 FACTORS: dict[str, tuple[object, ...]] = {
-    "dqn.double": (True, False),
     "dqn.n-step": (1, 3, 5),
     "dqn.priority": (0.0, 0.4, 0.6),
     "dqn.relabel": (0.0, 0.25, 0.5),
-    "dqn.epsilon-ladder": (0.0, 3.0, 7.0),
     "dqn.refresh": (0, 1, 4),
     "dqn.target-decay": (0.98, 0.99, 0.995),
     "dqn.replay-size": (20_000, 100_000, 400_000),
     "dqn.num-mazes": (32, 64, 128, 256),
     "dqn.batch-size": (32, 64, 128),
-    "dqn.updates-per-step": (1, 2, 4),
     "hrm.segments": (1, 2),
     "hrm.h-cycles": (1, 2),
     "hrm.l-cycles": (1, 2, 4),

@@ -9,7 +9,6 @@ import torch
 
 from envs import MazeSpec
 from hrm_fast import Carry, HRMConfig
-from kernels.epsilon_greedy import epsilon_greedy_reference as epsilon_greedy
 from kernels.td_loss import td_loss_reference as td_loss
 from train.config import PRESETS, Config, DQNConfig, fit_model_to_board, parse
 from train.dqn import Trainer
@@ -30,12 +29,9 @@ TINY = fit_model_to_board(
     )
 )  # fmt: skip
 ALL: dict[str, Any] = {
-    "double": True,
     "priority": 0.6,
     "relabel": 0.5,
     "refresh": 3,
-    "epsilon_ladder": 7.0,
-    "updates_per_step": 2,
 }
 
 
@@ -48,43 +44,6 @@ def test_weights_of_the_loss() -> None:
     q = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     td_loss(q, torch.tensor([1, 0]), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.25])).backward()
     assert torch.equal(q.grad, torch.tensor([[0.0, 2.0], [0.5, 0.0]]))
-
-
-def test_double() -> None:
-    """The latest weights choose, the target network values."""
-    one = trainer(double=True)
-    while one.update < 20:
-        one.cycle()
-    batch = one.replay.sample(64, one.generator)
-    q, _ = one.hrm.decide(batch.s_t, batch.seed_t)
-    q_target, _ = one.target.decide(batch.s_t, batch.seed_t)
-    value = torch.stack([q_target[b, q[b].argmax()] for b in range(64)])
-    y = td_target(one.target, batch, one.hrm)
-    torch.testing.assert_close(y, batch.r_t + batch.discount_t * value)
-    plain = td_target(one.target, batch)
-    assert (y <= plain + 1e-6).all()
-    assert (y < plain - 1e-6).any()
-
-
-def test_epsilon_ladder() -> None:
-    """Maze i explores with epsilon^(1 + 7 i / (N - 1)), as in Ape-X."""
-    powers = trainer(epsilon_ladder=7.0).collector.epsilon_powers
-    assert powers.tolist() == pytest.approx([1, 1 + 7 / 3, 1 + 14 / 3, 8])
-    assert (trainer().collector.epsilon_powers == 1).all()
-    q = torch.tensor([[0.0, 1.0]]).repeat(40_000, 1)
-    epsilon = (0.4 ** torch.tensor([1.0, 2.0])).repeat_interleave(20_000)
-    a = epsilon_greedy(q, epsilon, torch.rand(40_000)).view(2, -1)
-    assert (a == 0).float().mean(1).tolist() == pytest.approx([0.2, 0.08], abs=0.01)
-
-
-def test_mazes_explore_as_the_ladder_says() -> None:
-    one = trainer(epsilon_ladder=7.0)
-    explored = torch.zeros(4)
-    for _ in range(600):
-        step = one.collector.step(one.hrm, 0.8, one.generator)
-        explored += step.a_tm1 != one.hrm.decide(step.s_tm1, step.seed_tm1)[0].argmax(1)
-    expected = [0.75 * 0.8 ** (1 + 7 * i / 3) for i in range(4)]  # 1 in 4 is greedy by chance
-    assert (explored / 600).tolist() == pytest.approx(expected, abs=0.07)
 
 
 def test_a_batch_drawn_by_priority_is_weighted_and_gets_new_priorities() -> None:
@@ -106,15 +65,6 @@ def test_a_batch_drawn_by_priority_is_weighted_and_gets_new_priorities() -> None
     torch.testing.assert_close(one.optimiser.flat, twin.optimiser.flat)
     after = one.replay.data["priority"].flatten()[batch.slot]
     torch.testing.assert_close(after, (error.detach().abs() + 1e-3) ** 0.6, rtol=1e-3, atol=1e-3)
-
-
-def test_updates_per_step() -> None:
-    one = trainer(updates_per_step=3)
-    one.cycle()
-    assert (one.update, one.transitions) == (3 * 2, 80)
-    for _ in range(6):
-        one.cycle()
-    assert (one.update, one.transitions) == (40, 80 + 6 * 4)  # no further than asked
 
 
 @pytest.mark.parametrize("mode", ["reset", "carry", "full"])
@@ -186,8 +136,7 @@ def test_continues_bit_for_bit(tmp_path: Path, mode: str, name: str) -> None:
     again.restore(tmp_path / "state.safetensors")
     assert losses(again, 3) == rest
     assert torch.equal(again.optimiser.flat, straight.optimiser.flat)
-    if name not in ("epsilon_ladder",):  # which at epsilon 1 changes nothing
-        assert first + rest != losses(trainer(mode), 6)
+    assert first + rest != losses(trainer(mode), 6)
 
 
 def test_halting_goes_with_all_of_them() -> None:
@@ -198,9 +147,8 @@ def test_halting_goes_with_all_of_them() -> None:
 
 
 def test_flags() -> None:
-    numbers = {name: value for name, value in ALL.items() if name != "double"}
-    flags = [f"--dqn.{name.replace('_', '-')}={value}" for name, value in numbers.items()]
-    config = parse(["--preset", "quick", "--dqn.double", *flags])
+    flags = [f"--dqn.{name}={value}" for name, value in ALL.items()]
+    config = parse(["--preset", "quick", *flags])
     assert config.dqn == replace(PRESETS["quick"].dqn, **ALL)
     with pytest.raises(ValueError, match=r"dqn\.relabel is 1\.5: expected 0 to 1"):
         DQNConfig(relabel=1.5)

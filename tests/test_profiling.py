@@ -24,21 +24,6 @@ def test_flops_of_the_published_shape() -> None:
     assert cycle / 8 == pytest.approx(545e9, rel=1e-3)
 
 
-def test_flops_of_more_updates_per_step() -> None:
-    config = configs.PRESETS["quick"]
-    decision = config.hrm.segments * bench_train.forward_flops(config.hrm)
-    once, twice, double = (
-        bench_train.cycle_flops(replace(config, dqn=replace(config.dqn, **change)))
-        for change in (
-            {"double": False, "updates_per_step": 1},
-            {"double": False, "updates_per_step": 2},
-            {"double": True, "updates_per_step": 1},
-        )
-    )
-    assert twice - once == once - config.dqn.num_mazes * decision
-    assert double - once == config.dqn.batch_size * decision
-
-
 def test_a_wrong_answer_is_not_timed(capsys: pytest.CaptureFixture) -> None:
     exact = {"q": torch.tensor([1.0, -2.0]), "gradient": torch.tensor([0.5])}
     eager = bench_train.errors({n: x * (1 + 1e-5) for n, x in exact.items()}, exact)

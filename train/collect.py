@@ -20,9 +20,6 @@ class Collector:
         self.seed = hrm.start_seed(config.num_mazes)
         self.lengths = torch.zeros(config.num_mazes, dtype=torch.int64, device=device)
         self.returns = torch.zeros(config.num_mazes, device=device)
-        # Ape-X, Horgan et al. 2018, arXiv 1803.00933
-        ranks = torch.linspace(0, 1, config.num_mazes, device=device)
-        self.epsilon_powers = 1 + config.epsilon_ladder * ranks  # [N]
         # episodes, successes, sum of lengths, sum of returns since the last `finished`
         self._finished = torch.zeros(4, dtype=torch.float64, device=device)
 
@@ -31,7 +28,7 @@ class Collector:
         """One step of every maze, exploratory steps included: z must advance on all of them."""
         q, seed_t = hrm.act(self.obs, self.seed)
         uniform = torch.rand(len(q), generator=generator, device=q.device)
-        action = hrm.ops.epsilon_greedy(q, epsilon**self.epsilon_powers, uniform)
+        action = hrm.ops.epsilon_greedy(q, epsilon, uniform)
         step = self.mazes.step(action)
         ends = step.terminated | step.truncated
         final = ends if self.config.timeout_is_terminal else step.terminated

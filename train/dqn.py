@@ -45,27 +45,19 @@ class Trainer:
         self.phase = PhaseClock()
 
     def cycle(self) -> tuple[Tensor, Tensor]:
-        """One step of all mazes, then its batches. Returns last loss, mean Q."""
+        """One step of all mazes, one batch, one update per segment. Returns last loss, mean Q."""
         dqn, phase = self.config.dqn, self.phase
         with phase("collect"):
             self.collect()
             while len(self.replay) < max(dqn.learning_starts, dqn.n_step * dqn.num_mazes):
                 self.collect()
-        for _ in range(dqn.updates_per_step):
-            if self.update < self.config.updates:
-                loss, q = self.learn()
-        return loss, q.mean()
-
-    def learn(self) -> tuple[Tensor, Tensor]:
-        """One batch, one update per segment. Returns the last segment's loss and q [B, A]."""
-        dqn, phase = self.config.dqn, self.phase
         with phase("sample"):
             share, start = relabel_at(dqn, self.update), self.hrm.start_seed(dqn.batch_size)
             relabel = Relabel(share, start) if share > 0 else None
             batch = self.replay.sample(dqn.batch_size, self.generator, relabel)
         with phase("target"):
             batch = refresh(self.target, batch, dqn.refresh)
-            y = td_target(self.target, batch, self.hrm if dqn.double else None)  # [B]
+            y = td_target(self.target, batch)  # [B]
             best = best_action(self.target, batch) if self.hrm.config.halting else None
         carry = self.hrm.carry_from(batch.seed_tm1)
         for s in range(min(self.config.hrm.segments, self.config.updates - self.update)):
@@ -82,7 +74,7 @@ class Trainer:
                 self.optimiser.step(self.update)
             self.update += 1
         self.replay.prioritise(batch, q.detach(), y)
-        return loss.detach(), q.detach()
+        return loss.detach(), q.detach().mean()
 
     def collect(self) -> None:
         epsilon = epsilon_at(self.config.dqn, self.update)
@@ -186,7 +178,7 @@ class Run:
             "transitions": trainer.transitions,
             "seconds": time.perf_counter() - self.began,
             "updates_per_second": speed,
-            "charts/SPS": speed * dqn.num_mazes / self.config.hrm.segments / dqn.updates_per_step,
+            "charts/SPS": speed * dqn.num_mazes / self.config.hrm.segments,
             "charts/epsilon": epsilon_at(dqn, trainer.update),
             "charts/learning_rate": dqn.learning_rate * trainer.optimiser.share(trainer.update),
             "losses/td_loss": loss.item(),

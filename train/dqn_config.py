@@ -10,11 +10,10 @@ def require(name: str, value: object, good: bool, expected: str) -> None:
 
 
 DQN_RANGES: dict[str, tuple[float, float]] = {  # those not named here: 0 to 1
-    **dict.fromkeys(("num_mazes", "batch_size", "updates_per_step"), (1, 2**20)),
+    **dict.fromkeys(("num_mazes", "batch_size"), (1, 2**20)),
     **dict.fromkeys(("replay_size", "learning_starts"), (1, inf)),
     **dict.fromkeys(("n_step", "relabel_reach"), (1, 1_000)),
     "refresh": (0, 1_000),
-    "epsilon_ladder": (0, 100),
     **dict.fromkeys(("epsilon_updates", "warmup_updates"), (0, inf)),
     **dict.fromkeys(("beta1", "beta2"), (0, 0.999999)),
 }
@@ -26,8 +25,6 @@ class DQNConfig:
 
     num_mazes: int = 256
     """Mazes that are walked side by side."""
-    updates_per_step: int = 1
-    """Batches that are sampled and trained on per step of all mazes."""
     batch_size: int = 256
     """Transitions in a sampled batch, trained on once per segment."""
     replay_size: int = 1_048_576
@@ -36,8 +33,6 @@ class DQNConfig:
     """Transitions that are collected before the first update."""
     n_step: int = 1
     """Rewards summed before the target bootstraps."""
-    double: bool = False
-    """Let the latest weights choose the target's action and the target network value it."""
     priority: float = 0.0
     """Power of the TD error by which transitions are drawn; 0 draws all of them alike."""
     priority_correction: float = 0.4
@@ -56,8 +51,6 @@ class DQNConfig:
     """Share of random actions once `epsilon_updates` updates are done."""
     epsilon_updates: int = 300_000
     """Updates over which epsilon falls linearly."""
-    epsilon_ladder: float = 0.0
-    """Maze i of N explores with epsilon^(1 + epsilon_ladder * i / (N - 1)); 0: all alike."""
     target_decay: float = 0.999
     """Decay of the target network, a moving average of the weights after every update."""
     learning_rate: float = 1e-4

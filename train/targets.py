@@ -9,15 +9,10 @@ from train.replay import Transition, select
 
 
 @torch.no_grad()
-def td_target(target: HRM, batch: Transition, chooser: HRM | None = None) -> Tensor:
-    """y = r_t + discount_t * max_a Q_target(s_t), float32 [B]; computed once per batch.
-
-    With a chooser, a is the action whose Q is largest there: double DQN, van Hasselt et al. 2016,
-    arXiv 1509.06461.
-    """
+def td_target(target: HRM, batch: Transition) -> Tensor:
+    """y = r_t + discount_t * max_a Q_target(s_t), float32 [B]; computed once per batch."""
     q_t, _ = target.act(batch.s_t, batch.seed_t)
-    chosen = q_t if chooser is None else chooser.act(batch.s_t, batch.seed_t)[0]
-    return batch.r_t + batch.discount_t * q_t.gather(1, chosen.argmax(-1, keepdim=True))[:, 0]
+    return batch.r_t + batch.discount_t * q_t.amax(-1)
 
 
 @torch.no_grad()

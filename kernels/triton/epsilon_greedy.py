@@ -11,7 +11,7 @@ from kernels.triton.common import contiguous, register
 @triton.jit
 def kernel(
     q_at, epsilon_at, uniform_at, action, N,
-    A: tl.constexpr, EACH: tl.constexpr, BN: tl.constexpr, BA: tl.constexpr,
+    A: tl.constexpr, BN: tl.constexpr, BA: tl.constexpr,
 ):  # fmt: skip
     n, a = tl.program_id(0) * BN + tl.arange(0, BN), tl.arange(0, BA)
     inside = (n < N)[:, None] & (a < A)[None, :]
@@ -19,7 +19,7 @@ def kernel(
     q = tl.where(q == q, q, float("inf"))  # noqa: PLR0124 - NaN wins, as in torch
     best = tl.argmax(q, 1, tie_break_left=True).to(tl.int64)
     uniform = tl.load(uniform_at + n, n < N, other=1.0)
-    epsilon = tl.load(epsilon_at + (n if EACH else n * 0), n < N, other=0.0)
+    epsilon = tl.load(epsilon_at)
     explore = uniform < epsilon
     share = tl.div_rn(uniform, tl.where(explore, epsilon, 1.0))  # rounded as PyTorch does
     anything = tl.minimum((share * A).to(tl.int64), A - 1)
@@ -32,7 +32,7 @@ def _epsilon_greedy(q: Tensor, epsilon: Tensor, uniform: Tensor) -> Tensor:
     BA = triton.next_power_of_2(A)
     BN = max(1, 1024 // BA)
     action = _fake(q, epsilon, uniform)
-    kernel[(triton.cdiv(N, BN),)](q, epsilon, uniform, action, N, A, len(epsilon) > 1, BN, BA)
+    kernel[(triton.cdiv(N, BN),)](q, epsilon, uniform, action, N, A, BN, BA)
     return action
 
 
@@ -52,10 +52,9 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor, uniform: Tensor) -> Tenso
         raise ValueError(f"q is {list(q.shape)}: expected [N, A], N and A at least 1")
     if not isinstance(epsilon, Tensor):
         epsilon = uniform.new_full((1,), epsilon)
-    for name, tensor, sizes in (("epsilon", epsilon, (1, len(q))), ("uniform", uniform, (len(q),))):
-        if tensor.dtype != torch.float32 or tensor.shape not in [(size,) for size in sizes]:
-            wanted = " or ".join(f"[{size}]" for size in sizes)
+    for name, tensor, size in (("epsilon", epsilon, 1), ("uniform", uniform, len(q))):
+        if tensor.dtype != torch.float32 or tensor.shape != (size,):
             raise ValueError(
-                f"{name} is {tensor.dtype} {list(tensor.shape)}: expected torch.float32 {wanted}"
+                f"{name} is {tensor.dtype} {list(tensor.shape)}: expected torch.float32 [{size}]"
             )
     return op(q, epsilon, uniform)
