@@ -2,7 +2,8 @@
 
 A ninja file is written for each module; its rules read the compilers' own dependency files, so
 editing a header rebuilds exactly what includes it. No torch is needed here and none is linked. CUDA
-sources join where nvcc is found (HRM_FAST_CUDA=0 leaves them out); g++ or clang++ alone is enough.
+sources join where nvcc is found (HRM_FAST_CUDA=0 leaves them out); g++ or clang++ alone is enough,
+and compiles them too, to run on the host (csrc/common/cuda.h).
 HRM_FAST_SANITIZE=1 builds with AddressSanitizer and UBSan.
 """
 
@@ -52,6 +53,14 @@ def gencode(nvcc: str) -> list[str]:
     return [*flags, f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}"]
 
 
+def rules_of(source: Path, cuda: bool) -> list[str]:
+    """How a file is compiled: device code for the GPU, and by the shim for the host."""
+    if source.suffix != ".cu":
+        return ["cxx"]
+    host = ["host"] if '"common/cuda.h"' in source.read_text() else []
+    return [*host, *(["cuda"] if cuda else [])]
+
+
 def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
     cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or "clang++"
     mac = sys.platform == "darwin"
@@ -70,11 +79,11 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
     if nvcc:
         flags.append("-DHRM_FAST_CUDA=1")
         link_command = f"{nvcc} -shared --cudart static -Xcompiler -pthread $in -o $out"
-    else:
-        sources = [s for s in sources if s.suffix != ".cu"]
     compile_command = f"{cxx} {' '.join(flags + include)} $isa"
     rules = [
         f"rule cxx\n  command = {compile_command} -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d\n  deps = gcc\n  description = c++ $in",
+        f"rule host\n  command = {compile_command} -Wno-unknown-pragmas -MMD -MF $out.d -x c++ -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = c++ $in",
         f"rule link\n  command = {link_command}\n  description = link $out",
     ]
@@ -90,12 +99,17 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
         return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
     x86 = platform.machine() in ("x86_64", "AMD64")
-    objects = [quote(f"{s.relative_to(ROOT / 'csrc').as_posix()}.o") for s in sources]
-    builds = [
-        f"build {o}: {'cuda' if s.suffix == '.cu' else 'cxx'} {quote(s)}"
-        + (f"\n  isa = {INSTRUCTIONS[s.stem]}" if x86 and s.stem in INSTRUCTIONS else "")
-        for o, s in zip(objects, sources, strict=True)
+    steps = [
+        (f"{s.relative_to(ROOT / 'csrc').as_posix()}.{rule}.o", rule, s)
+        for s in sources
+        for rule in rules_of(s, nvcc is not None)
     ]
+    builds = [
+        f"build {quote(o)}: {rule} {quote(s)}"
+        + (f"\n  isa = {INSTRUCTIONS[s.stem]}" if x86 and s.stem in INSTRUCTIONS else "")
+        for o, rule, s in steps
+    ]
+    objects = [quote(o) for o, _, _ in steps]
     return "\n".join([*rules, *builds, f"build {quote(target)}: link {' '.join(objects)}", ""])
 
 

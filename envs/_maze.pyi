@@ -6,6 +6,8 @@ N is num_envs, cells is rows * cols. Methods of one Batch called from several th
 import numpy as np
 from numpy.typing import NDArray
 
+MAZE_BYTES: int
+
 def cuda_devices() -> int:
     """CUDA devices that can be used; 0 without a driver, or where built without nvcc."""
 
@@ -75,3 +77,46 @@ class Batch:
         length: NDArray[np.int32],  # written [N], -1 where agent and goal are cut off
         action: NDArray[np.int64],  # written [N], 0 where they are
     ) -> None: ...
+    def give(
+        self,
+        mazes: NDArray[np.uint8],  # written [N, MAZE_BYTES]
+        boards: NDArray[np.uint8],  # written [N, cells]
+    ) -> None:
+        """The mazes as a device wants them."""
+
+    def take(
+        self,
+        mazes: NDArray[np.uint8],  # read [N, MAZE_BYTES]; nothing in it is checked
+        boards: NDArray[np.uint8],  # read [N, cells]
+    ) -> None:
+        """The inverse of `give`."""
+
+    def spec_bytes(self) -> bytes:
+        """What is fixed for the batch, as a device wants it."""
+
+    # Addresses of contiguous memory, all on the device of the CUDA stream's address, or on the host
+    # where the stream is None (the same kernels, played by one thread); unchecked.
+    def device_reset(
+        self,
+        spec: int,  # read [len(spec_bytes())]
+        mazes: int,  # read and written [N, MAZE_BYTES]
+        boards: int,  # read and written [N, cells], at a multiple of 8
+        obs: int,  # written [N, cells], at a multiple of 8
+        stream: int | None,
+    ) -> None:
+        """New mazes. RuntimeError: a CUDA error, or built without nvcc."""
+
+    def device_step(
+        self,
+        spec: int,  # read [len(spec_bytes())]
+        mazes: int,  # read and written [N, MAZE_BYTES]
+        boards: int,  # read and written [N, cells], at a multiple of 8
+        actions: int,  # read int64 [N]; counted modulo the number of actions
+        obs: int,  # written [N, cells], at a multiple of 8
+        reward: int,  # written float32 [N]
+        terminated: int,  # written bool [N]
+        truncated: int,  # written bool [N]
+        final_obs: int,  # written [N, cells], at a multiple of 8
+        stream: int | None,
+    ) -> None:
+        """One action per maze. RuntimeError: a CUDA error, or built without nvcc."""

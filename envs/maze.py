@@ -1,28 +1,13 @@
 """Many mazes stepped at once. The rules are C++ (csrc/maze); this file checks what comes in and
 hands out tensors."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 
 from envs import _maze
+from envs.device import OnDevice
 from envs.spec import MazeSpec, check_integer
-
-
-class Step(NamedTuple):
-    """What one action led to, for N mazes."""
-
-    obs: torch.Tensor
-    """uint8 [N, cells]: the board to act on next; a new maze where the episode ended."""
-    reward: torch.Tensor
-    """float32 [N]: 1 for entering the goal, -0.01 for a bump, else 0."""
-    terminated: torch.Tensor
-    """bool [N]: the goal was entered."""
-    truncated: torch.Tensor
-    """bool [N]: the time limit was reached and the goal was not."""
-    final_obs: torch.Tensor
-    """uint8 [N, cells]: the board the action led to, before any reset; `obs` where none ended."""
+from envs.step import Step
 
 
 class MazeBatch:
@@ -30,7 +15,9 @@ class MazeBatch:
 
     Maze i draws its random numbers from (seed, i, its own number of steps and resets), so that it
     runs the same whatever `num_envs` and `threads` are. `threads` 0: one per core, but at least
-    4,096 mazes each. The simulator runs on the host; `device` is where the tensors live.
+    4,096 mazes each. `device` is where the tensors live, and the mazes too where it is a GPU and
+    the module was built with nvcc (`is_resident`): kernels with the same rules and random numbers
+    move them, and `step` and `reset` do not wait for the host; the other methods go through it.
 
     Raises `ValueError` for arguments out of range. One thread may use a batch at a time; others
     wait.
@@ -54,9 +41,14 @@ class MazeBatch:
         self.device = _device(device)
         self._shape = (num_envs,)
         self._native = _native_batch(spec, num_envs, seed, threads)
+        self._gpu: OnDevice | None = None
+        if self.device.type == "cuda" and _maze.cuda_devices():
+            self._gpu = OnDevice(self._native, num_envs, spec.cells, self.device)
 
     def reset(self) -> torch.Tensor:
         """Draws N new mazes. Returns their observations, uint8 [N, cells]."""
+        if self._gpu is not None:
+            return self._gpu.reset()
         obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8)
         self._native.reset(obs.numpy())
         return obs.to(self.device)
@@ -67,8 +59,11 @@ class MazeBatch:
 
         The tensors are new at every call, or those of `out` (as returned by an earlier call on
         the CPU, contiguous), overwritten. Raises `ValueError` for actions of another type or
-        shape and names the first one out of range; no maze moves then.
+        shape and names the first one out of range; no maze moves then. On a GPU one out of range
+        counts modulo their number, since to see it the host would have to wait.
         """
+        if self._gpu is not None:
+            return self._gpu.step(self._resident_actions(actions), out)
         to_do = self._actions(actions)
         if out is None:
             arrays = self._empty_arrays()
@@ -83,7 +78,7 @@ class MazeBatch:
     def observe(self) -> torch.Tensor:
         """The present observations, uint8 [N, cells]; nothing moves."""
         obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8)
-        self._native.observe(obs.numpy())
+        self._from_gpu().observe(obs.numpy())
         return obs.to(self.device)
 
     def get_state(self) -> dict[str, torch.Tensor]:
@@ -96,7 +91,7 @@ class MazeBatch:
             "elapsed": torch.empty(self.num_envs, dtype=torch.int32),
             "clock": torch.empty(self.num_envs, dtype=torch.int64),
         }
-        self._native.get_state(*(tensor.numpy() for tensor in state.values()))
+        self._from_gpu().get_state(*(tensor.numpy() for tensor in state.values()))
         return state
 
     def set_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -112,21 +107,28 @@ class MazeBatch:
             raise ValueError(f"state has the keys {sorted(state)}: expected {sorted(wanted)}")
         arrays = [_checked(key, state[key], *wanted[key]) for key in wanted]
         self._native.set_state(*arrays)
+        self._to_gpu()
 
     def load_boards(self, boards: torch.Tensor | np.ndarray) -> None:
         """Puts every maze into the state that its drawn board shows: uint8 [N, rows, cols] with
         closed doors, walls, one agent, one goal and at most one start. `elapsed` becomes 0, the
         clock runs on. Raises `ValueError` that names maze, row and column, with nothing changed,
         if the map cannot show such a board."""
-        self._native.load_boards(_checked("boards", boards, torch.uint8, self._board_shape))
+        self._from_gpu().load_boards(_checked("boards", boards, torch.uint8, self._board_shape))
+        self._to_gpu()
 
     def shortest_path(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Length int32 [N] of a shortest path from agent to goal past the doors now closed, -1
         where there is none, and its first action int64 [N] (0 where there is none)."""
         length = torch.empty(self.num_envs, dtype=torch.int32)
         action = torch.empty(self.num_envs, dtype=torch.int64)
-        self._native.shortest_path(length.numpy(), action.numpy())
+        self._from_gpu().shortest_path(length.numpy(), action.numpy())
         return length.to(self.device), action.to(self.device)
+
+    @property
+    def is_resident(self) -> bool:
+        """The mazes live on the GPU."""
+        return self._gpu is not None
 
     @property
     def threads(self) -> int:
@@ -136,6 +138,25 @@ class MazeBatch:
     @property
     def _board_shape(self) -> tuple[int, int, int]:
         return self.num_envs, self.spec.rows, self.spec.cols
+
+    def _from_gpu(self) -> _maze.Batch:
+        """The mazes on the host, as they are now."""
+        if self._gpu is not None:
+            self._gpu.pull()
+        return self._native
+
+    def _to_gpu(self) -> None:
+        if self._gpu is not None:
+            self._gpu.push()
+
+    def _resident_actions(self, actions: torch.Tensor | np.ndarray) -> torch.Tensor:
+        if isinstance(actions, np.ndarray) or actions.device != self.device:
+            actions = torch.from_numpy(self._actions(actions))
+        if actions.dtype.is_floating_point or actions.dtype == torch.bool:
+            raise ValueError(f"actions are of type {actions.dtype}: expected integers")
+        if actions.shape != self._shape:
+            raise ValueError(f"actions have shape {tuple(actions.shape)}: expected {self._shape}")
+        return actions.to(self.device, torch.int64).contiguous()
 
     def _empty_arrays(self) -> list[np.ndarray]:
         """For a Step; made by NumPy, since that costs 14 us a call where `torch.empty` costs 24."""

@@ -23,6 +23,7 @@ def _kernel_setting(
     if request.node.get_closest_marker("triton") is None:
         yield
         return
+    pytest.importorskip("kernels.triton")  # first: it chooses interpreter or GPU
     interpreter = pytest.importorskip("triton.runtime.interpreter")
     convert = interpreter._convert_float
     monkeypatch.setattr(interpreter, "_convert_float", lambda *given: _rounded(convert, *given))

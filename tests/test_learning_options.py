@@ -117,8 +117,9 @@ def along(one: Trainer, steps: list[Transition], begin: int, end: int, i: int) -
 
 def test_the_share_of_new_goals_falls_to_0() -> None:
     dqn = replace(TINY.dqn, relabel=0.8)
-    assert [relabel_at(dqn, update) for update in (0, 50, 100, 200)] == [0.8, 0.4, 0.0, 0.0]
-    assert relabel_at(replace(dqn, epsilon_updates=0), 0) == 0
+    shares = [relabel_at(dqn, torch.tensor([update])).item() for update in (0, 50, 100, 200)]
+    assert shares == pytest.approx([0.8, 0.4, 0.0, 0.0])
+    assert relabel_at(replace(dqn, epsilon_updates=0), torch.tensor([0])) == 0
 
 
 def losses(one: Trainer, cycles: int) -> list[float]:

@@ -212,6 +212,7 @@ def test_crop_wall_takes_the_ring_only() -> None:
 def test_contract_page_names_what_is_compiled() -> None:
     page = ast.parse((ROOT / "envs/_maze.pyi").read_text())
     module = {n.name for n in page.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    module |= {n.target.id for n in page.body if isinstance(n, ast.AnnAssign)}
     (batch,) = (n for n in page.body if isinstance(n, ast.ClassDef))
     methods = {n.name for n in batch.body if isinstance(n, ast.FunctionDef)} - {"__init__"}
     assert module == {name for name in dir(_maze) if not name.startswith("_")}

@@ -17,15 +17,18 @@ class Collector:
         self.config = config
         self.mazes = MazeBatch(spec, config.num_mazes, seed=seed, device=device)
         self.obs = self.mazes.reset()  # uint8 [N, cells]
-        self.seed = hrm.start_seed(config.num_mazes)
+        self.seed = Carry(*(z.clone() for z in hrm.start_seed(config.num_mazes)))
         self.lengths = torch.zeros(config.num_mazes, dtype=torch.int64, device=device)
         self.returns = torch.zeros(config.num_mazes, device=device)
         # episodes, successes, sum of lengths, sum of returns since the last `finished`
         self._finished = torch.zeros(4, dtype=torch.float64, device=device)
 
     @torch.no_grad()
-    def step(self, hrm: HRM, epsilon: float, generator: torch.Generator) -> Transition:
-        """One step of every maze, exploratory steps included: z must advance on all of them."""
+    def step(self, hrm: HRM, epsilon: float | Tensor, generator: torch.Generator) -> Transition:
+        """One step of every maze, exploratory steps included: z must advance on all of them.
+
+        What the next step starts from stays in the same memory, so that a CUDA graph can repeat it.
+        """
         q, seed_t = hrm.act(self.obs, self.seed)
         uniform = torch.rand(len(q), generator=generator, device=q.device)
         action = hrm.ops.epsilon_greedy(q, epsilon, uniform)
@@ -33,17 +36,18 @@ class Collector:
         ends = step.terminated | step.truncated
         final = ends if self.config.timeout_is_terminal else step.terminated
         transition = Transition(
-            s_tm1=self.obs,
+            s_tm1=self.obs.clone(),
             a_tm1=action,
             r_t=step.reward,
             discount_t=torch.where(final, 0.0, self.config.gamma),
             ends_t=ends,
             s_t=step.final_obs,
-            seed_tm1=self.seed,
+            seed_tm1=Carry(*(z.clone() for z in self.seed)),
             seed_t=seed_t,
         )
-        self.obs = step.obs
-        self.seed = select(ends, hrm.start_seed(len(ends)), seed_t)
+        self.obs.copy_(step.obs)
+        for z, new in zip(self.seed, select(ends, hrm.start_seed(len(ends)), seed_t), strict=True):
+            z.copy_(new)
         self._count(step.reward, step.terminated, ends)
         return transition
 
@@ -65,17 +69,16 @@ class Collector:
 
     def state(self) -> dict[str, Tensor]:
         """Mazes, observations, seeds and running episodes, for a checkpoint."""
-        mazes = {f"mazes.{name}": x for name, x in self.mazes.get_state().items()}
+        return {f"mazes.{k}": x for k, x in self.mazes.get_state().items()} | self._own()
+
+    def _own(self) -> dict[str, Tensor]:
         own = {"obs": self.obs, "seed_H": self.seed.z_H, "seed_L": self.seed.z_L}
         counts = {"lengths": self.lengths, "returns": self.returns, "finished": self._finished}
-        return {**mazes, **own, **counts}
+        return own | counts
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state`. ValueError: it comes from other mazes."""
         mazes = {k.removeprefix("mazes."): x for k, x in state.items() if k.startswith("mazes.")}
         self.mazes.set_state(mazes)
-        device = self.obs.device
-        own = {k: x.to(device) for k, x in state.items() if not k.startswith("mazes.")}
-        self.obs, self.seed = own["obs"], Carry(own["seed_H"], own["seed_L"])
-        self.lengths, self.returns = own["lengths"], own["returns"]
-        self._finished = own["finished"]
+        for name, mine in self._own().items():
+            mine.copy_(state[name])

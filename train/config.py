@@ -45,6 +45,8 @@ class Config:
     """Episodes of one such evaluation."""
     save_every: int = 20_000
     """Updates between two saves of all that --resume needs."""
+    cuda_graph: bool = True
+    """Repeat a whole cycle as one CUDA graph where the device is a GPU; off for debugging."""
     wandb: bool = False
     """Log to Weights & Biases as well (pip install wandb)."""
     env: MazeSpec = field(default_factory=MazeSpec)

@@ -20,6 +20,7 @@ from train import config as configs
 from train.collect import Collector
 from train.config import Config
 from train.evaluate import SELECTION_SEED, evaluate
+from train.graph import Graphs
 from train.halting import best_action, segment_with_halting
 from train.hindsight import Relabel
 from train.log import Log, PhaseClock
@@ -43,24 +44,43 @@ class Trainer:
         self.update = 0
         self.transitions = 0
         self.phase = PhaseClock()
+        self.learn = Graphs(self._learn, self.generator) if self.is_repeatable() else self._learn
 
     def cycle(self) -> tuple[Tensor, Tensor]:
         """One step of all mazes, one batch, one update per segment. Returns last loss, mean Q."""
+        dqn = self.config.dqn
+        first = max(dqn.learning_starts, dqn.n_step * dqn.num_mazes)
+        while self.transitions + dqn.num_mazes < first:
+            self.collect()
+            self.transitions += dqn.num_mazes
+        updates = min(self.config.hrm.segments, self.config.updates - self.update)
+        relabels = dqn.relabel > 0 and self.update < dqn.epsilon_updates
+        result = self.learn(updates, relabels)
+        self.update += updates
+        self.transitions += dqn.num_mazes
+        return result
+
+    def is_repeatable(self) -> bool:
+        """Whether `_learn` can be a CUDA graph: nothing in it waits for the host."""
+        config, mazes = self.config, self.collector.mazes
+        counts = self.optimiser.fused is not None and not config.hrm.halting
+        return config.cuda_graph and mazes.is_resident and counts
+
+    def _learn(self, updates: int, relabels: bool) -> tuple[Tensor, Tensor]:
+        """The cycle itself. Where the fused optimiser counts, nothing here needs the host."""
         dqn, phase = self.config.dqn, self.phase
         with phase("collect"):
             self.collect()
-            while len(self.replay) < max(dqn.learning_starts, dqn.n_step * dqn.num_mazes):
-                self.collect()
         with phase("sample"):
-            share, start = relabel_at(dqn, self.update), self.hrm.start_seed(dqn.batch_size)
-            relabel = Relabel(share, start) if share > 0 else None
+            share = relabel_at(dqn, self.optimiser.done)
+            relabel = Relabel(share, self.hrm.start_seed(dqn.batch_size)) if relabels else None
             batch = self.replay.sample(dqn.batch_size, self.generator, relabel)
         with phase("target"):
             batch = refresh(self.target, batch, dqn.refresh)
             y = td_target(self.target, batch)  # [B]
             best = best_action(self.target, batch) if self.hrm.config.halting else None
         carry = self.hrm.carry_from(batch.seed_tm1)
-        for s in range(min(self.config.hrm.segments, self.config.updates - self.update)):
+        for s in range(updates):
             with phase("segment"):
                 if best is None:
                     td = batch.a_tm1, y, batch.weight
@@ -71,15 +91,13 @@ class Trainer:
             with phase("backward"):
                 loss.backward()
             with phase("optimiser"):
-                self.optimiser.step(self.update)
-            self.update += 1
+                self.optimiser.step(self.update + s)
         self.replay.prioritise(batch, q.detach(), y)
         return loss.detach(), q.detach().mean()
 
     def collect(self) -> None:
-        epsilon = epsilon_at(self.config.dqn, self.update)
+        epsilon = epsilon_at(self.config.dqn, self.optimiser.done)
         self.replay.add(self.collector.step(self.hrm, epsilon, self.generator))
-        self.transitions += self.config.dqn.num_mazes
 
     @property
     def judged(self) -> HRM:
@@ -179,7 +197,7 @@ class Run:
             "seconds": time.perf_counter() - self.began,
             "updates_per_second": speed,
             "charts/SPS": speed * dqn.num_mazes / self.config.hrm.segments,
-            "charts/epsilon": epsilon_at(dqn, trainer.update),
+            "charts/epsilon": epsilon_at(dqn, trainer.optimiser.done).item(),
             "charts/learning_rate": dqn.learning_rate * trainer.optimiser.share(trainer.update),
             "losses/td_loss": loss.item(),
             "losses/q_values": q.item(),
@@ -232,6 +250,8 @@ def choose_folder(config: Config) -> Config:
 def program() -> int:
     config = choose_folder(configs.parse(description=__doc__ or ""))
     device = configs.choose_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # whose streams and graphs are meant where none is named
     if config.wandb and importlib.util.find_spec("wandb") is None:
         raise ValueError("wandb is True: expected the package to be there (pip install wandb)")
     trainer = Trainer(config, device)

@@ -18,7 +18,7 @@ AGENT, FLOOR, GOAL, UNSEEN = (ord(glyph) for glyph in "@.>?")
 class Relabel(NamedTuple):
     """What `Replay.sample` is asked for."""
 
-    share: float  # of the batch; rows whose drawn cell cannot be a goal stay as they are
+    share: float | Tensor  # of the batch; rows whose drawn cell cannot be a goal stay as they are
     start: Carry  # [B, ...]; z has seen the old goal, so it starts anew from this
 
 

@@ -43,8 +43,7 @@ class Optimiser:
         self.m = torch.zeros_like(self.flat[self.body])
         self.v = torch.zeros_like(self.m)
         self.fused = hrm.ops.update
-        self.done = torch.zeros(1, dtype=torch.int64, device=self.flat.device)  # counts for `fused`
-        self.done_here = 0
+        self.done = torch.zeros(1, dtype=torch.int64, device=self.flat.device)  # updates so far
 
     def share(self, update: int) -> float:
         """Share of the learning rates at an update: linear warm-up, then a linear fall."""
@@ -58,7 +57,7 @@ class Optimiser:
     def step(self, update: int) -> None:
         """Update number `update` (from 0): weights, then target average; gradients back to 0."""
         if self.fused is not None:
-            return self._step_fused(self.fused, update)
+            return self._step_fused(self.fused)
         dqn, share = self.config.dqn, self.share(update)
         adam_atan2(
             self.flat[self.body],
@@ -79,12 +78,10 @@ class Optimiser:
         puzzle.sub_(self.grad[self.puzzle].sign(), alpha=lr)
         self.target_flat[self.puzzle].lerp_(puzzle, 1 - dqn.target_decay)
         self.grad.zero_()
+        self.done.fill_(update + 1)
 
-    def _step_fused(self, fused: Callable[..., None], update: int) -> None:
-        """The same on the device alone; its counter is set only where a run was resumed."""
-        if update != self.done_here:
-            self.done.fill_(update)
-        self.done_here = update + 1
+    def _step_fused(self, fused: Callable[..., None]) -> None:
+        """The same on the device alone, by its own counter."""
         dqn = self.config.dqn
         fused(
             self.flat,
@@ -106,7 +103,8 @@ class Optimiser:
         )
 
     def state(self) -> dict[str, Tensor]:
-        return {"flat": self.flat, "target": self.target_flat, "m": self.m, "v": self.v}
+        weights = {"flat": self.flat, "target": self.target_flat}
+        return weights | {"m": self.m, "v": self.v, "done": self.done}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state`. ValueError: it belongs to another architecture."""

@@ -1,7 +1,8 @@
 """Replay: a ring of the last steps of all mazes, on the training device.
 
 Row t of the ring holds step t of every maze, so n-step returns are read off consecutive rows when
-sampling. Names carry time as in dqn_zoo: s_tm1, a_tm1 led to r_t, s_t.
+sampling. Names carry time as in dqn_zoo: s_tm1, a_tm1 led to r_t, s_t. Nothing between `add` and
+`prioritise` waits for the device or depends on a number that only the host knows.
 """
 
 from typing import NamedTuple
@@ -40,7 +41,8 @@ class Transition(NamedTuple):
     seed_t: Carry  # z that the decision at s_t starts from
     # of a batch, where the config asks for them:
     weight: Tensor | None = None  # float32 [B]; share in the loss, 1 for the largest
-    slot: Tensor | None = None  # int64 [B]; where its priority is kept, -1 under another goal
+    slot: Tensor | None = None  # int64 [B]; where its priority is kept, -1 under another goal,
+    # whose error is not the stored transition's
     walk: Walk | None = None  # for `refresh`
 
 
@@ -56,15 +58,16 @@ class Replay:
     def __init__(self, config: DQNConfig, obs: Tensor, seed: Carry) -> None:
         self.rows = config.replay_size // len(obs)
         self.config = config
-        self.filled = 0  # rows that hold a step
-        self.head = 0  # row that the next step goes to
+        self.filled = torch.zeros(1, dtype=torch.int64, device=obs.device)  # rows that hold a step
+        self.head = torch.zeros_like(self.filled)  # row that the next step goes to
         number = torch.empty(len(obs), device=obs.device)
         step = Transition(obs, number.long(), number, number, number.bool(), obs, seed, seed)
         flat = _flatten(step)
         self._check_memory(flat)
         self.data = {name: x.new_empty((self.rows, *x.shape)) for name, x in flat.items()}
         if config.priority > 0:
-            self.data["priority"] = number.new_zeros(self.rows, len(obs))
+            self.priority = number.new_zeros(self.rows * len(obs) + 1)  # [-1]: nobody's
+            self.data["priority"] = self.priority[:-1].view(self.rows, len(obs))
 
     def _check_memory(self, flat: dict[str, Tensor]) -> None:
         device = flat["s_tm1"].device
@@ -78,17 +81,18 @@ class Replay:
             )
 
     def __len__(self) -> int:
-        return self.filled * self.data["r_t"].shape[1]
+        return int(self.filled) * self.data["r_t"].shape[1]
 
     def add(self, step: Transition) -> None:
         """Write one step of all mazes over the oldest row, with the largest priority there is."""
+        new = _flatten(step)
         if self.config.priority > 0:
-            priority = self.data["priority"]
-            priority[self.head] = priority.max() if self.filled else 1.0
-        for name, x in _flatten(step).items():
-            self.data[name][self.head].copy_(x)
-        self.head = (self.head + 1) % self.rows
-        self.filled = min(self.filled + 1, self.rows)
+            largest = self.data["priority"].max()
+            new["priority"] = torch.where(largest > 0, largest, 1.0).expand(len(step.r_t))
+        for name, x in new.items():
+            self.data[name].index_copy_(0, self.head, x[None])
+        self.head.add_(1).remainder_(self.rows)
+        self.filled.add_(1).clamp_(max=self.rows)
 
     def sample(
         self, batch_size: int, generator: torch.Generator, relabel: Relabel | None = None
@@ -129,12 +133,11 @@ class Replay:
         self, batch_size: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Uniformly: steps since the oldest row, and mazes, int64 [B] each; no weights."""
-        starts = (self.filled - self.config.n_step + 1, self.data["r_t"].shape[1])
-        age, maze = (
-            torch.randint(high, (batch_size,), generator=generator, device=self.data["r_t"].device)
-            for high in starts
-        )
-        return age, maze, None
+        device, mazes = self.filled.device, self.data["r_t"].shape[1]
+        starts = (self.filled - self.config.n_step + 1) * mazes
+        place = torch.rand(batch_size, generator=generator, device=device, dtype=torch.float64)
+        drawn = (place * starts).long()
+        return drawn // mazes, drawn % mazes, None
 
     def _draw_by_priority(
         self, batch_size: int, generator: torch.Generator
@@ -144,9 +147,10 @@ class Replay:
         Source: prioritised experience replay, Schaul et al. 2016, arXiv 1511.05952.
         """
         config, priority = self.config, self.data["priority"]
-        oldest = torch.zeros(1, dtype=torch.int64, device=priority.device)
-        rows = self._window(oldest, 0, self.filled - config.n_step + 1)[0]
-        flat = priority[rows].flatten()  # oldest first
+        age = torch.arange(self.rows, device=priority.device)
+        row = (self.head - self.filled + age) % self.rows
+        counts = age <= self.filled - config.n_step
+        flat = (priority[row] * counts[:, None]).flatten()  # oldest first
         sums = flat.cumsum(0, dtype=torch.float64)
         place = torch.rand(batch_size, generator=generator, device=sums.device, dtype=sums.dtype)
         drawn = torch.searchsorted(sums, place * sums[-1], right=True)
@@ -159,8 +163,7 @@ class Replay:
         if batch.slot is None:
             return
         error = (q.gather(1, batch.a_tm1[:, None])[:, 0] - y).abs() + SMALLEST_ERROR
-        own = batch.slot >= 0  # an error under another goal is not the stored transition's
-        self.data["priority"].view(-1)[batch.slot[own]] = error[own] ** self.config.priority
+        self.priority[batch.slot] = error**self.config.priority
 
     def _window(self, age: Tensor, begin: int, end: int) -> Tensor:
         """Ring rows [B, end - begin] of consecutive steps around age [B], which is step 0."""
@@ -172,7 +175,7 @@ class Replay:
         return Carry(H, L)
 
     def _later_goal(
-        self, age: Tensor, maze: Tensor, share: float, generator: torch.Generator
+        self, age: Tensor, maze: Tensor, share: float | Tensor, generator: torch.Generator
     ) -> Goal:
         """For a share of the rows: a cell reached up to `relabel_reach` steps on in the episode."""
         chance, place = torch.rand(2, len(age), generator=generator, device=age.device)
@@ -199,10 +202,9 @@ class Replay:
 
     def state(self) -> dict[str, Tensor]:
         """The steps in use, oldest first, for a checkpoint: [rows, N, ...] each."""
-        oldest = self.head if self.filled == self.rows else 0
-        return {
-            name: torch.cat((x[oldest : self.filled], x[:oldest])) for name, x in self.data.items()
-        }
+        filled = int(self.filled)
+        oldest = int(self.head) if filled == self.rows else 0
+        return {name: torch.cat((x[oldest:filled], x[:oldest])) for name, x in self.data.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state`. ValueError: it comes from a larger replay or other mazes."""
@@ -214,7 +216,8 @@ class Replay:
                     f"[up to {self.rows}, {', '.join(map(str, x.shape[1:]))}]"
                 )
             x[:filled].copy_(state[name])
-        self.head, self.filled = filled % self.rows, filled
+        self.head.fill_(filled % self.rows)
+        self.filled.fill_(filled)
 
 
 def fold(r_t: Tensor, discount_t: Tensor, ends_t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

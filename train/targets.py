@@ -31,17 +31,19 @@ def refresh(target: HRM, batch: Transition, decisions: int) -> Transition:
     return batch._replace(seed_tm1=seeds[decisions], seed_t=seeds[-1])
 
 
-def exploration_done(config: DQNConfig, update: int) -> float:
-    """Share of `epsilon_updates` that is done."""
-    return min(1.0, update / config.epsilon_updates) if config.epsilon_updates else 1.0
+def exploration_done(config: DQNConfig, update: Tensor) -> Tensor:
+    """Share of `epsilon_updates` that is done at the counter `update`, int64 [1] -> float32 [1]."""
+    if config.epsilon_updates == 0:
+        return torch.ones(1, device=update.device)
+    return (update / config.epsilon_updates).clamp(max=1.0)
 
 
-def epsilon_at(config: DQNConfig, update: int) -> float:
-    """Linear from epsilon_start to epsilon_end over epsilon_updates updates."""
+def epsilon_at(config: DQNConfig, update: Tensor) -> Tensor:
+    """Linear from epsilon_start to epsilon_end over epsilon_updates updates, float32 [1]."""
     done = exploration_done(config, update)
     return config.epsilon_start + done * (config.epsilon_end - config.epsilon_start)
 
 
-def relabel_at(config: DQNConfig, update: int) -> float:
-    """Linear from `relabel` to 0 over epsilon_updates updates."""
+def relabel_at(config: DQNConfig, update: Tensor) -> Tensor:
+    """Linear from `relabel` to 0 over epsilon_updates updates, float32 [1]."""
     return config.relabel * (1 - exploration_done(config, update))

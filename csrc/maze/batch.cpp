@@ -50,8 +50,9 @@ bool can_show(const Spec &spec, int cell, uint8_t glyph) {
 Batch::Batch(const Spec &spec, int num_envs, uint64_t seed, int threads)
     : spec_(spec), seed_(seed), stride_((spec.cells + 15) / 16 * 16), mazes_(num_envs),
       boards_(stride_ * num_envs), pool_(choose_threads(threads, num_envs)) {
+    uint16_t scratch[2 * kMaxCells];
     for (int i = 0; i < num_envs; ++i)
-        maze::reset(spec_, mazes_[i], board(i), seed_, i);
+        maze::reset(spec_, mazes_[i], board(i), seed_, i, scratch);
 }
 
 template <typename Job> void Batch::for_ranges(const Job &job) {
@@ -76,8 +77,9 @@ void Batch::observe(uint8_t *obs) const {
 void Batch::reset(uint8_t *obs) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for_ranges([&](int begin, int end) {
+        uint16_t scratch[2 * kMaxCells];
         for (int i = begin; i < end; ++i)
-            maze::reset(spec_, mazes_[i], board(i), seed_, i);
+            maze::reset(spec_, mazes_[i], board(i), seed_, i, scratch);
     });
     write_all(obs);
 }
@@ -107,6 +109,7 @@ void Batch::step_range(int begin, int end, const int64_t *actions, uint8_t *obs,
     uint8_t *const boards = boards_.data();
     const size_t stride = stride_, cells = spec_.cells;
     uint32_t words[kGroup] = {};
+    uint16_t scratch[2 * kMaxCells];
     for (int first = begin; first < end; first += kGroup) {
         const int last = std::min(first + kGroup, end);
         if (spec_.change_threshold > 0)
@@ -114,7 +117,7 @@ void Batch::step_range(int begin, int end, const int64_t *actions, uint8_t *obs,
         int ended[kGroup], n_ended = 0;
         for (int i = first; i < last; ++i) {
             const Outcome outcome = move(spec_, mazes[i], boards + i * stride, seed_, i,
-                                         static_cast<int>(actions[i]), words[i - first]);
+                                         static_cast<int>(actions[i]), words[i - first], scratch);
             const bool late = mazes[i].elapsed == spec_.max_steps;
             reward[i] = reward_of(outcome);
             terminated[i] = outcome == kReached;
@@ -127,7 +130,7 @@ void Batch::step_range(int begin, int end, const int64_t *actions, uint8_t *obs,
                       final_obs + i * cells);
         for (int k = 0; k < n_ended; ++k) {
             const int i = ended[k];
-            maze::reset(spec_, mazes[i], boards + i * stride, seed_, i);
+            maze::reset(spec_, mazes[i], boards + i * stride, seed_, i, scratch);
             write_obs(spec_, mazes[i].agent, boards + i * stride, obs + i * cells, obs + i * cells);
         }
     }
@@ -183,6 +186,20 @@ void Batch::set_state(const uint8_t *boards, const int32_t *elapsed, const int64
                                         std::to_string(clock[i]) + ": expected 0 or more");
     }
     mazes_ = std::move(mazes);
+    for (int i = 0; i < num_envs(); ++i)
+        std::memcpy(board(i), boards + static_cast<size_t>(i) * spec_.cells, spec_.cells);
+}
+
+void Batch::give(Maze *mazes, uint8_t *boards) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::copy(mazes_.begin(), mazes_.end(), mazes);
+    for (int i = 0; i < num_envs(); ++i)
+        std::memcpy(boards + static_cast<size_t>(i) * spec_.cells, board(i), spec_.cells);
+}
+
+void Batch::take(const Maze *mazes, const uint8_t *boards) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::copy(mazes, mazes + num_envs(), mazes_.begin());
     for (int i = 0; i < num_envs(); ++i)
         std::memcpy(board(i), boards + static_cast<size_t>(i) * spec_.cells, spec_.cells);
 }

@@ -30,6 +30,7 @@ class Batch {
     Batch(const Spec &spec, int num_envs, uint64_t seed, int threads);
 
     const Spec &spec() const { return spec_; }
+    uint64_t seed() const { return seed_; }
     int num_envs() const { return static_cast<int>(mazes_.size()); }
     int threads() const { return pool_.size(); }
 
@@ -42,6 +43,9 @@ class Batch {
     // nothing changed, on a board that this map cannot show.
     void set_state(const uint8_t *boards, const int32_t *elapsed, const int64_t *clock);
     void observe(uint8_t *obs) const;
+    // The mazes as they are, unchecked: how they travel to a device [N, cells] and back.
+    void give(Maze *mazes, uint8_t *boards) const;
+    void take(const Maze *mazes, const uint8_t *boards);
     void shortest_path(int32_t *length, int64_t *action);
 
   private:

@@ -3,25 +3,37 @@
 
 #include <pybind11/numpy.h>
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <climits>
 #include <initializer_list>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "maze/batch.h"
+#include "maze/device.h"
 #include "maze/random.h"
 
 namespace py = pybind11;
 
 namespace maze {
 
-#ifdef HRM_FAST_CUDA
-int cuda_devices();
-#else
+#ifndef HRM_FAST_CUDA
 int cuda_devices() {
     return 0;
 }
+
+namespace gpu {
+void reset_all(const OnDevice &, uint8_t *, void *) {
+    throw std::runtime_error("no mazes on a GPU: built without nvcc");
+}
+
+void step_all(const OnDevice &, const int64_t *, const Results &, void *) {
+    throw std::runtime_error("no mazes on a GPU: built without nvcc");
+}
+} // namespace gpu
 #endif
 
 namespace {
@@ -151,6 +163,47 @@ void shortest_path(Batch &batch, const py::array &length, const py::array &actio
     batch.shortest_path(length_out, action_out);
 }
 
+void give(const Batch &batch, const py::array &mazes, const py::array &boards) {
+    const py::ssize_t n = batch.num_envs(), size = sizeof(Maze), cells = batch.spec().cells;
+    batch.give(reinterpret_cast<Maze *>(output<uint8_t>(mazes, "mazes", 'u', {n, size})),
+               output<uint8_t>(boards, "boards", 'u', {n, cells}));
+}
+
+void take(Batch &batch, const py::array &mazes, const py::array &boards) {
+    const py::ssize_t n = batch.num_envs(), size = sizeof(Maze), cells = batch.spec().cells;
+    batch.take(reinterpret_cast<const Maze *>(input<uint8_t>(mazes, "mazes", 'u', {n, size})),
+               input<uint8_t>(boards, "boards", 'u', {n, cells}));
+}
+
+template <typename T> T *at(uintptr_t address) {
+    return reinterpret_cast<T *>(address);
+}
+
+OnDevice on_device(const Batch &batch, uintptr_t spec, uintptr_t mazes, uintptr_t boards) {
+    return {at<const Spec>(spec), at<Maze>(mazes), at<uint8_t>(boards),
+            batch.num_envs(),     batch.seed(),    batch.spec().doorways};
+}
+
+void device_reset(const Batch &batch, uintptr_t spec, uintptr_t mazes, uintptr_t boards,
+                  uintptr_t obs, std::optional<uintptr_t> stream) {
+    const auto launch = stream ? gpu::reset_all : host::reset_all;
+    launch(on_device(batch, spec, mazes, boards), at<uint8_t>(obs), at<void>(stream.value_or(0)));
+}
+
+void device_step(const Batch &batch, uintptr_t spec, uintptr_t mazes, uintptr_t boards,
+                 uintptr_t actions, uintptr_t obs, uintptr_t reward, uintptr_t terminated,
+                 uintptr_t truncated, uintptr_t final_obs, std::optional<uintptr_t> stream) {
+    const auto launch = stream ? gpu::step_all : host::step_all;
+    const Results to{at<uint8_t>(obs), at<float>(reward), at<bool>(terminated), at<bool>(truncated),
+                     at<uint8_t>(final_obs)};
+    launch(on_device(batch, spec, mazes, boards), at<const int64_t>(actions), to,
+           at<void>(stream.value_or(0)));
+}
+
+py::bytes spec_bytes(const Batch &batch) {
+    return {reinterpret_cast<const char *>(&batch.spec()), sizeof(Spec)};
+}
+
 py::tuple philox_words(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0,
                        uint32_t k1) {
     const Block block = philox({{c0, c1, c2, c3}}, k0, k1);
@@ -162,6 +215,7 @@ py::tuple philox_words(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint3
 PYBIND11_MODULE(_maze, m) {
     m.doc() = "Batched mazes in C++; see _maze.pyi.";
     m.def("philox", &philox_words, "The block of Philox4x32-10 at a counter and a key.");
+    m.attr("MAZE_BYTES") = sizeof(Maze);
     m.def("cuda_devices", &cuda_devices, "Usable CUDA devices.");
     py::class_<Batch>(m, "Batch")
         .def(py::init(&make_batch), py::kw_only(), py::arg("map"), py::arg("rooms"),
@@ -176,7 +230,12 @@ PYBIND11_MODULE(_maze, m) {
         .def("get_state", &get_state)
         .def("set_state", &set_state)
         .def("load_boards", &load_boards)
-        .def("shortest_path", &shortest_path);
+        .def("shortest_path", &shortest_path)
+        .def("give", &give)
+        .def("take", &take)
+        .def("spec_bytes", &spec_bytes)
+        .def("device_reset", &device_reset)
+        .def("device_step", &device_step);
 }
 
 } // namespace maze

@@ -1,4 +1,7 @@
 // The rules of the mazes, written once for host and device: one move, the doors, a new maze.
+//
+// `scratch` holds 2 * spec.doorways cells, whatever they were: a device has no room for such lists
+// in every thread.
 #pragma once
 
 #include <string.h> // the global names, which a device knows as well
@@ -34,9 +37,10 @@ HOST_DEVICE inline void close_doors(const Spec &spec, uint8_t *board, Stream &st
 }
 
 // Opens all closed doors and closes as many anew, never where something stands or is drawn.
-HOST_DEVICE inline void redraw_doors(const Spec &spec, uint8_t *board, Stream &stream) {
+HOST_DEVICE inline void redraw_doors(const Spec &spec, uint8_t *board, Stream &stream,
+                                     uint16_t *scratch) {
     const int doorways = spec.doorways, door = spec.door_glyph; // the board might alias the spec
-    uint16_t eligible[kMaxCells], closed[kMaxCells];
+    uint16_t *eligible = scratch, *closed = scratch + doorways;
     int n = 0, n_closed = 0;
     for (int i = 0; i < doorways; ++i) { // sums, not branches, which would be guessed wrong
         const uint16_t cell = spec.doorway[i];
@@ -54,7 +58,8 @@ HOST_DEVICE inline void redraw_doors(const Spec &spec, uint8_t *board, Stream &s
 // One action. `change_word` is the first word of the stream at this tick of the clock; the caller
 // hands it in because it can make those of many mazes at once.
 HOST_DEVICE inline Outcome move(const Spec &spec, Maze &maze, uint8_t *board, uint64_t seed,
-                                uint32_t maze_id, int action, uint32_t change_word) {
+                                uint32_t maze_id, int action, uint32_t change_word,
+                                uint16_t *scratch) {
     const int agent = maze.agent;
     const int target = spec.next[kMaxActions * agent + action];
     const int moves = passable(board[target]);
@@ -70,7 +75,7 @@ HOST_DEVICE inline Outcome move(const Spec &spec, Maze &maze, uint8_t *board, ui
     if (change_word < spec.change_threshold) {
         Stream stream(seed, maze_id, clock);
         stream.next(); // change_word
-        redraw_doors(spec, board, stream);
+        redraw_doors(spec, board, stream, scratch);
     }
     return static_cast<Outcome>(kBumped - moves);
 }
@@ -96,9 +101,8 @@ HOST_DEVICE inline bool find_path(const Spec &spec, const Bits<W> &open, const M
 // A wall beside the path known so far cuts nothing, so that few need a new search.
 template <int W>
 HOST_DEVICE inline void place_walls(const Spec &spec, const Maze &maze, uint8_t *board,
-                                    Stream &stream) {
+                                    Stream &stream, uint16_t *eligible) {
     constexpr int kTries = 10;
-    uint16_t eligible[kMaxCells];
     int n = 0;
     for (int i = 0; i < spec.doorways; ++i) {
         eligible[n] = spec.doorway[i];
@@ -155,10 +159,10 @@ HOST_DEVICE inline void place_start_and_goal(const Spec &spec, Maze &maze, Strea
 }
 
 HOST_DEVICE inline void reset(const Spec &spec, Maze &maze, uint8_t *board, uint64_t seed,
-                              uint32_t maze_id) {
+                              uint32_t maze_id, uint16_t *scratch) {
     Stream stream(seed, maze_id, maze.clock++);
     memcpy(board, spec.picture, spec.cells);
-    uint16_t doors[kMaxCells];
+    uint16_t *doors = scratch, *eligible = scratch + spec.doorways;
     memcpy(doors, spec.doorway, sizeof(uint16_t) * spec.doorways);
     close_doors(spec, board, stream, doors, spec.doorways, spec.closed_doors);
     place_start_and_goal(spec, maze, stream, doors);
@@ -170,15 +174,15 @@ HOST_DEVICE inline void reset(const Spec &spec, Maze &maze, uint8_t *board, uint
         return;
     switch (spec.words) {
     case 1:
-        return place_walls<1>(spec, maze, board, stream);
+        return place_walls<1>(spec, maze, board, stream, eligible);
     case 2:
-        return place_walls<2>(spec, maze, board, stream);
+        return place_walls<2>(spec, maze, board, stream, eligible);
     case 3:
-        return place_walls<3>(spec, maze, board, stream);
+        return place_walls<3>(spec, maze, board, stream, eligible);
     case 4:
-        return place_walls<4>(spec, maze, board, stream);
+        return place_walls<4>(spec, maze, board, stream, eligible);
     default:
-        return place_walls<kMaxWords>(spec, maze, board, stream);
+        return place_walls<kMaxWords>(spec, maze, board, stream, eligible);
     }
 }
 
