@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from envs import MazeBatch, MazeSpec
+from envs import MazeBatch, MazeSpec, _maze
 from profiling.numpy_maze import NumpyCorridors
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +44,21 @@ def ours(spec: MazeSpec, num_envs: int, threads: int, reuse: bool) -> Runner:
             for action in actions:
                 batch.step(action, out)
         return 32 * rounds * num_envs
+
+    return run
+
+
+def on_gpu(spec: MazeSpec, num_envs: int) -> Runner:
+    batch = MazeBatch(spec, num_envs, device="cuda")
+    actions = list(torch.randint(spec.actions, (32, num_envs), device="cuda"))
+    out = batch.step(actions[0])
+
+    def run() -> int:
+        for _ in range(32):
+            for action in actions:
+                batch.step(action, out)
+        torch.cuda.synchronize()
+        return 32 * 32 * num_envs
 
     return run
 
@@ -87,6 +102,9 @@ def rows() -> dict[str, Runner]:
             table[f"{name}, N {num_envs}, 1 thread"] = ours(spec, num_envs, 1, reuse=True)
         table[f"{name}, N 4096, 1 thread, new tensors"] = ours(spec, 4096, 1, reuse=False)
         table[f"{name}, N 4096, 2 threads"] = ours(spec, 4096, 2, reuse=True)
+    if _maze.cuda_devices():
+        for num_envs in (256, 4096, 65_536, 1_048_576):
+            table[f"corridors, N {num_envs}, GPU"] = on_gpu(MAPS["corridors"], num_envs)
     table["corridors in NumPy, N 4096"] = numpy_corridors(4096)
     peers = {
         "MiniHack room 9 x 9": gymnasium_peer("minihack", "MiniHack-Room-Random-9x9-v0", 4),

@@ -1,6 +1,7 @@
 """The benchmark's arithmetic and its check, and how a study reads and goes on with its runs."""
 
 import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from hrm_fast import HRMConfig
-from profiling import bench_train, study
+from profiling import bench_train, roofline, study, train_peers
 from train import config as configs
 from train.log import COLUMNS
 
@@ -17,32 +18,32 @@ def test_flops_of_the_published_shape() -> None:
     hrm = HRMConfig()
     linear, attention = 131_072, 36_864  # a token, a block
     block = 144 * (linear + attention)
-    assert bench_train.forward_flops(hrm) == 24 * block
-    assert bench_train.segment_flops(hrm) == (24 + 16) * block
-    cycle = bench_train.cycle_flops(configs.PRESETS["paper-maze"])
+    assert train_peers.forward_flops(hrm) == 24 * block
+    assert train_peers.segment_flops(hrm) == (24 + 16) * block
+    cycle = train_peers.cycle_flops(configs.PRESETS["paper-maze"])
     assert cycle == 256 * 8 * (24 + 24 + 40) * block  # acting, target, segments
     assert cycle / 8 == pytest.approx(545e9, rel=1e-3)
 
 
 def test_a_wrong_answer_is_not_timed(capsys: pytest.CaptureFixture) -> None:
     exact = {"q": torch.tensor([1.0, -2.0]), "gradient": torch.tensor([0.5])}
-    eager = bench_train.errors({n: x * (1 + 1e-5) for n, x in exact.items()}, exact)
-    bench_train.check(eager, "eager")
+    eager = train_peers.errors({n: x * (1 + 1e-5) for n, x in exact.items()}, exact)
+    train_peers.check(eager, "eager")
     assert "1.0e-05" in capsys.readouterr().out
-    wrong = bench_train.errors(exact | {"gradient": torch.tensor([0.5001])}, exact)
+    wrong = train_peers.errors(exact | {"gradient": torch.tensor([0.5001])}, exact)
     with pytest.raises(SystemExit, match=r"gradient is off by 2.0e-04; nothing"):
-        bench_train.check(wrong, "fused")
-    nan = bench_train.errors(exact | {"q": torch.tensor([1.0, torch.nan])}, exact)
+        train_peers.check(wrong, "fused")
+    nan = train_peers.errors(exact | {"q": torch.tensor([1.0, torch.nan])}, exact)
     with pytest.raises(SystemExit, match="q is off by nan"):
-        bench_train.check(nan, "fused")
+        train_peers.check(nan, "fused")
 
 
 def test_eager_and_fused_answer_alike_and_are_timed() -> None:
-    quick = bench_train.shaped("quick", 0)
+    quick = train_peers.shaped("quick", 0)
     sizes = {"num_mazes": 8, "batch_size": 4, "replay_size": 200, "learning_starts": 32}
     hrm = replace(quick.hrm, segments=3)
     tiny = replace(quick, hrm=hrm, dqn=replace(quick.dqn, **sizes))
-    trainers, missing, case = bench_train.peers(tiny, "tiny", ["cpu"])
+    trainers, missing, case = train_peers.peers(tiny, "tiny", ["cpu"], torch.device("cpu"))
     assert list(trainers) == ["reference", "cpu"]
     assert not missing
     rows = [bench_train.matmul_row(1, 1)]
@@ -121,3 +122,32 @@ def test_whole_runs_are_kept(jobs: list[study.Job], capsys: pytest.CaptureFixtur
         study.main([*words, "--updates", "50"])
     (jobs[0].folder / "metrics.csv").write_text(",".join(COLUMNS) + "\n")
     assert [study.whole(job) for job in jobs] == [False, True, True, True]
+
+
+def test_roofline_of_a_table(tmp_path: Path) -> None:
+    table = tmp_path / "gpu.csv"
+    rows = [
+        ("product 8192^3", "torch", 1400.0, 780.0, ""),
+        ("copy of 1 GiB", "torch", 700.0, 0.0, "3 TB/s"),
+        ("block forward", "triton", 40.0, 150.0, ""),
+    ]
+    lines = ["what,peer,microseconds,tflops,per_second", *(",".join(map(str, r)) for r in rows)]
+    table.write_text("\n".join(lines) + "\n")
+    moved = roofline.megabytes(roofline.KERNELS, "90")
+    assert moved["attention_block forward"] > 10
+    roofline.draw(roofline.measured(table), moved, tmp_path / "roofline.png")
+    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
+    table.write_text("\n".join(lines[:2]) + "\n")
+    with pytest.raises(ValueError, match=r"gpu\.csv has no .*: expected a whole gpu_check"):
+        roofline.measured(table)
+    with pytest.raises(ValueError, match=r"none\.csv: No such file"):
+        roofline.measured(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("script", ["nsys_train.sh", "ncu_kernel.sh"])
+def test_scripts_say_what_they_miss(script: str) -> None:
+    words = ["sh", str(Path(roofline.__file__).with_name(script)), "swiglu_block"]
+    path = {"PATH": "/bin:/usr/bin"}
+    done = subprocess.run(words, capture_output=True, text=True, env=path, check=False)
+    assert done.returncode == 2
+    assert "not found: expected Nsight" in done.stderr

@@ -148,15 +148,19 @@ class Replay:
         """
         config, priority = self.config, self.data["priority"]
         age = torch.arange(self.rows, device=priority.device)
-        row = (self.head - self.filled + age) % self.rows
+        row = (self.head - self.filled + age) % self.rows  # oldest first
         counts = age <= self.filled - config.n_step
-        flat = (priority[row] * counts[:, None]).flatten()  # oldest first
-        sums = flat.cumsum(0, dtype=torch.float64)
+        of_row = priority.sum(1, dtype=torch.float64)[row] * counts
+        sums = of_row.cumsum(0)
         place = torch.rand(batch_size, generator=generator, device=sums.device, dtype=sums.dtype)
-        drawn = torch.searchsorted(sums, place * sums[-1], right=True)
-        weight = flat[drawn] ** -config.priority_correction
-        mazes = priority.shape[1]
-        return drawn // mazes, drawn % mazes, weight / weight.max()
+        place *= sums[-1]
+        drawn = torch.searchsorted(sums, place, right=True)
+        place -= sums[drawn] - of_row[drawn]
+        mazes = priority[row[drawn]]  # [B, N]
+        passed = mazes.cumsum(1, dtype=torch.float64) <= place[:, None]
+        maze = passed.sum(1).clamp(max=mazes.shape[1] - 1)
+        weight = mazes.gather(1, maze[:, None])[:, 0] ** -config.priority_correction
+        return drawn, maze, weight / weight.max()
 
     def prioritise(self, batch: Transition, q: Tensor, y: Tensor) -> None:
         """Priorities of a batch's transitions from q [B, A] and target [B]: |TD error|^priority."""
