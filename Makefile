@@ -4,10 +4,15 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test test-all lint format sanitize clean
+.PHONY: train study test test-all lint format sanitize clean
 
 train: .venv/installed
 	$(BIN)/python -m train.dqn $(ARGS)
+
+# Reset, Carry and full Carry at the size of `quick`, five seeds each: about an hour on two cores
+study: .venv/installed
+	$(BIN)/python -m profiling.study --out runs/study --seeds 0 1 2 3 4 --updates 2500 \
+	--at 1000 1500 2000 2500 --names base carry-carry carry-full $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)

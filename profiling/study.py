@@ -37,7 +37,7 @@ FACTORS: dict[str, tuple[object, ...]] = {
     "hrm.q-token": ("agent", "last", "mean"),
     "hrm.positions": ("rope", "rope2d", "learned", "rope2d+learned"),
     "hrm.position-start": ("random", "sincos"),
-    "hrm.carry": ("reset", "carry"),
+    "hrm.carry": ("reset", "carry", "full"),
     "env.crop-wall": (True, False),
 }
 
