@@ -120,10 +120,12 @@ def poisoned() -> Iterator[None]:
     """NaN in all memory that nobody wrote."""
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    torch.use_deterministic_algorithms(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def check_all(

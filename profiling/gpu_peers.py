@@ -1,4 +1,4 @@
-"""What `profiling.gpu_timings` times: attention, a block, segments, decisions and updates, by peer.
+"""What `profiling.gpu_timings` times: a block, segments, decisions, updates, attention, by peer.
 
 A peer is made when its turn comes: torch.compile compiles then, and Triton tunes its kernels.
 """
@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hrm_fast import HRM, Carry, HRMConfig
 from kernels.ops import REFERENCE, Ops
 from kernels.triton.attention import attention
-from profiling.bench_train import forward_flops, segment_flops
+from profiling.train_peers import forward_flops, segment_flops
 from train.config import PRESETS
 from train.optimiser import Optimiser
 
@@ -232,8 +232,8 @@ def segment_groups(models: dict[str, HRM]) -> list[Group]:
     needs = ("attention_block", "swiglu_block", "embedding", "model")
     learns = (*needs, "td_loss")
     return [
-        Group("segment forward", B * forward, peers(segment), needs, seconds=120),
         Group("training segment", B * whole, peers(training), learns, seconds=150),
+        Group("segment forward", B * forward, peers(segment), needs, seconds=120),
         Group(
             f"decisions, B {DECIDING}", DECIDING * S * forward, peers(decisions), needs,
             "decisions/s", DECIDING,
@@ -251,6 +251,6 @@ def groups() -> Iterator[list[Group]]:
     for hrm in models.values():
         hrm.load_state_dict(models["eager"].state_dict())
     yield block_groups(models["eager"], models["triton"])
+    yield segment_groups(models)
     yield attention_groups(B, 144, 64, 2)
     yield attention_groups(32, 901, 512, 8)
-    yield segment_groups(models)

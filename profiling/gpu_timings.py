@@ -79,6 +79,10 @@ class Report(NamedTuple):
     wrong: Callable[[str], object]
 
 
+def described(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def made(group: Group, failed: set[str], report: Report, left: float) -> dict[str, Runner]:
     """The peers that work and agree with the first."""
     runs: dict[str, Runner] = {}
@@ -102,7 +106,7 @@ def made(group: Group, failed: set[str], report: Report, left: float) -> dict[st
                     raise ArithmeticError(f"{off:.1e} off from {next(iter(runs))}")
             runs[peer] = run
         except Exception as error:
-            line = f"{who}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            line = f"{who}: {described(error)}"
             print(line, flush=True)
             (report.wrong if ours else report.left_out)(line)
     return runs
@@ -116,17 +120,31 @@ def row_of(group: Group, peer: str, ms: list[float], peak: float) -> Row:
     return Row(group.what, peer, *us, tflops, tflops / (peak or tflops or 1), speed)
 
 
+def on_gpu(several: Iterator[list[Group]]) -> Iterator[Group]:
+    """Their tensors made there. Peers run outside of this default, which every call would pay."""
+    while True:
+        with torch.device("cuda"):
+            together = next(several, None)
+        if together is None:
+            return
+        yield from together
+
+
 def time_all(failed: set[str], report: Report, left: Callable[[], float]) -> None:
     """Everything that works, while more than no seconds are left."""
     torch._dynamo.config.recompile_limit = 64  # each shape is compiled once
     torch._inductor.config.autotune_num_choices_displayed = 0
     peak = 0.0
-    for group in (g for several in groups() for g in several):
+    for group in on_gpu(groups()):
         if left() < 0:
             report.left_out(f"{group.what}: no time left")
             continue
-        runs = made(group, failed, report, left())
-        for peer, ms in times(runs).items():
+        try:
+            found = times(made(group, failed, report, left()))
+        except Exception as error:
+            report.wrong(f"{group.what}: {described(error)}")
+            continue
+        for peer, ms in found.items():
             row = row_of(group, peer, ms, peak)
             peak = peak or row.tflops
             report.row(row)

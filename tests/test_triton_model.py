@@ -41,7 +41,7 @@ RUN = fit_model_to_board(
 
 
 def relative(mine: torch.Tensor, plain: torch.Tensor) -> float:
-    return ((mine - plain).norm() / plain.norm()).item()
+    return ((mine - plain).double().norm() / plain.double().norm()).item()
 
 
 def on_pytorch(config: Config) -> Config:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kernels.triton.common import (
     contiguous,
+    expect,
     load_rows,
     register,
     rms,
@@ -23,16 +24,10 @@ from kernels.triton.common import (
     tuned,
 )
 
-
-def _configs() -> list[triton.Config]:
-    """Rows per program and warps: 4 to 32 numbers a thread for D from 64 to 512."""
-    return [
-        triton.Config({"BR": BR}, num_warps=warps)
-        for BR, warps in ((8, 4), (32, 4), (4, 4), (1, 1))
-    ]
+ROWS = (8, 4, 3), (32, 4, 3), (4, 4, 3), (1, 1, 3)  # 4 to 32 numbers a thread for D from 64 to 512
 
 
-@tuned(_configs(), key=["rows", "D"])
+@tuned("BR", *ROWS, key="D")
 @triton.jit
 def forward_kernel(
     x_at, f_at, y_at, scale_at, rows,
@@ -47,7 +42,7 @@ def forward_kernel(
         tl.store(scale_at + r, scale, r < rows)
 
 
-@tuned(_configs(), key=["rows", "D"])
+@tuned("BR", *ROWS, key="D")
 @triton.jit
 def backward_kernel(
     y_at, scale_at, dy_at, du_at, rows,
@@ -72,8 +67,7 @@ def _forward(x: Tensor, f: Tensor, save: bool) -> tuple[Tensor, Tensor]:
 
 
 def _forward_fake(x: Tensor, f: Tensor, save: bool) -> tuple[Tensor, Tensor]:
-    if f.shape != x.shape or f.dtype != x.dtype:
-        raise ValueError(f"f is {f.dtype} {tuple(f.shape)}: expected {x.dtype} {tuple(x.shape)}")
+    expect(x, f=(f, x.shape))
     scale = x.new_empty(x.shape[:-1] if save else (0,), dtype=torch.float32)
     return x.new_empty(x.shape), scale
 
@@ -89,11 +83,9 @@ def _backward(y: Tensor, scale: Tensor, dy: Tensor) -> Tensor:
 
 
 def _backward_fake(y: Tensor, scale: Tensor, dy: Tensor) -> Tensor:
-    if dy.shape != y.shape or scale.shape != y.shape[:-1]:
-        raise ValueError(
-            f"dy is {tuple(dy.shape)}, scale {tuple(scale.shape)}: expected them of y's rows, "
-            f"{tuple(y.shape)}"
-        )
+    expect(y, dy=(dy, y.shape))
+    if scale.shape != y.shape[:-1]:
+        raise ValueError(f"scale is {list(scale.shape)}: expected {list(y.shape[:-1])}")
     return y.new_empty(y.shape)
 
 

@@ -17,11 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.attention_block import Rope
-from kernels.triton.common import contiguous, dot, register, tile, tuned
+from kernels.triton.common import contiguous, dot, expect, register, tile, tuned
 from kernels.triton.rope import load_head, load_turned, store_turned_back
 
 LARGEST_HEAD = 128
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOG2E = tl.constexpr(1.4426950408889634)  # powers of two are the GPU's own
 
 
@@ -39,18 +38,10 @@ def scores(q_low, q_high, k_low, k_high):
     return dot(q_high, tl.trans(k_high), dot(q_low, tl.trans(k_low)))
 
 
-def _configs(*tiles: tuple[int, int, int, int]) -> list[triton.Config]:
-    """Queries, keys, warps, stages."""
-    return [
-        triton.Config({"BT": BT, "BS": BS}, num_warps=warps, num_stages=stages)
-        for BT, BS, warps, stages in tiles
-    ]
-
-
 @tuned(
-    _configs((64, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 3), (64, 32, 4, 3), (32, 32, 4, 2)),
-    key=["T", "D", "K"],
-)
+    "BT BS", (64, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 3), (64, 32, 4, 3), (32, 32, 4, 2),
+    key="T D K",
+)  # fmt: skip
 @triton.jit
 def forward_kernel(
     qkv_at, cos_at, sin_at, o_at, lse_at,
@@ -82,9 +73,9 @@ def forward_kernel(
 
 
 @tuned(
-    _configs((64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2), (32, 32, 4, 2)),
-    key=["T", "D", "K"],
-)
+    "BT BS", (64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2), (32, 32, 4, 2),
+    key="T D K",
+)  # fmt: skip
 @triton.jit
 def backward_q_kernel(
     qkv_at, cos_at, sin_at, o_at, lse_at, do_at, delta_at, dqkv_at,
@@ -117,9 +108,9 @@ def backward_q_kernel(
 
 
 @tuned(
-    _configs((32, 64, 4, 2), (64, 64, 4, 2), (64, 128, 8, 2), (32, 128, 8, 1), (32, 32, 4, 2)),
-    key=["T", "D", "K"],
-)
+    "BT BS", (32, 64, 4, 2), (64, 64, 4, 2), (64, 128, 8, 2), (32, 128, 8, 1), (32, 32, 4, 2),
+    key="T D K",
+)  # fmt: skip
 @triton.jit
 def backward_kv_kernel(
     qkv_at, cos_at, sin_at, lse_at, do_at, delta_at, dqkv_at,
@@ -154,22 +145,16 @@ def backward_kv_kernel(
 
 
 def _check(qkv: Tensor, cos: Tensor | None, sin: Tensor | None, heads: int) -> None:
-    shape = tuple(qkv.shape)
-    if qkv.ndim != 3 or heads < 1 or not shape[2] or shape[2] % (3 * heads):
-        raise ValueError(f"qkv is {shape}: expected [B, T, 3 * heads * K] of {heads} heads")
-    T, K = shape[1], shape[2] // (3 * heads)
+    if qkv.ndim != 3 or heads < 1 or not qkv.shape[2] or qkv.shape[2] % (3 * heads):
+        raise ValueError(
+            f"qkv is {list(qkv.shape)}: expected [B, T, 3 * heads * K] of {heads} heads"
+        )
+    T, K = qkv.shape[1], qkv.shape[2] // (3 * heads)
     if K > LARGEST_HEAD:
         raise ValueError(f"head size is {K}: expected 1 to {LARGEST_HEAD}")
-    if qkv.dtype not in DTYPES:
-        raise ValueError(f"dtype is {qkv.dtype}: expected float32, bfloat16 or float16")
-    if cos is None and sin is None:
-        return
-    if K % 2:
+    if cos is not None and K % 2:
         raise ValueError(f"head size is {K}: expected an even one with rope")
-    for name, table in (("cos", cos), ("sin", sin)):
-        given = None if table is None else tuple(table.shape)
-        if given != (T, 1, K):
-            raise ValueError(f"{name} is {given}: expected {(T, 1, K)}")
+    expect(qkv, cos=(cos, (T, 1, K)), sin=(sin, (T, 1, K)))
 
 
 def _sizes(qkv: Tensor, heads: int) -> tuple[int, int, int, int]:
@@ -220,11 +205,10 @@ def _backward_fake(
     qkv: Tensor, cos: Tensor | None, sin: Tensor | None, o: Tensor, lse: Tensor, do: Tensor
 ) -> Tensor:
     if lse.ndim != 3 or lse.shape[::2] != qkv.shape[:2]:
-        raise ValueError(f"lse is {tuple(lse.shape)}: expected [B, heads, T], as saved")
+        raise ValueError(f"lse is {list(lse.shape)}: expected [B, heads, T], as saved")
     _check(qkv, cos, sin, lse.shape[1])
-    for name, t in (("o", o), ("do", do)):
-        if t.shape != (*qkv.shape[:2], qkv.shape[2] // 3) or t.dtype != qkv.dtype:
-            raise ValueError(f"{name} is {t.dtype} {tuple(t.shape)}: expected that of the output")
+    shape = *qkv.shape[:2], qkv.shape[2] // 3
+    expect(qkv, o=(o, shape), do=(do, shape))
     return qkv.new_empty(qkv.shape)
 
 

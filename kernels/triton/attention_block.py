@@ -92,13 +92,7 @@ def attend(q_low, q_high, k_low, k_high, v, s, T: tl.constexpr, K: tl.constexpr)
     return o / total[:, None]
 
 
-@tuned(
-    [
-        triton.Config({"BT": BT}, num_warps=warps, num_stages=1)
-        for BT, warps in ((64, 4), (32, 4), (64, 8), (16, 4))
-    ],
-    key=["T", "D", "HEADS"],
-)
+@tuned("BT", (64, 4, 1), (32, 4, 1), (64, 8, 1), (16, 4, 1), key="T D HEADS")
 @triton.jit
 def forward_kernel(
     z, injection, w_qkv, w_o, cos, sin, y, scale,

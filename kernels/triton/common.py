@@ -5,6 +5,7 @@ fake for tracing, so that torch.compile keeps it whole. Gradients come from `aut
 around the ops, which cost half as much a call as `register_autograd`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,31 +13,55 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.autotuner import Autotuner
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 SMALLEST_DOT = 16  # rows, columns and depth of a tensor core's product
 EPS = tl.constexpr(1e-5)  # kernels.rms_norm.EPS
+FEW = 64  # programs: half of what a large GPU runs at once
 
 _library = torch.library.Library("hrm_fast", "DEF")
 
 
 def register(schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> Any:
     """The op `torch.ops.hrm_fast.NAME` of a schema "NAME(Tensor x, ...) -> ..."."""
+
+    def compute_there(x: Tensor, *rest: Any) -> Any:
+        with torch.cuda.device_of(x):  # Triton launches on the current GPU, wherever x lives
+            return compute(x, *rest)
+
     name = schema.partition("(")[0]
     _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
     for device in ("CPU", "CUDA"):
-        _library.impl(name, compute, device)
+        _library.impl(name, compute_there, device)
     torch.library.register_fake(f"hrm_fast::{name}", fake, lib=_library)
     return getattr(torch.ops.hrm_fast, name).default
 
 
-def tuned(configs: list[triton.Config], key: list[str]) -> Callable[[Any], Any]:
-    """Autotune a kernel on a GPU, once per GPU and values of `key` (kept in Triton's cache).
+class Tuned(Autotuner):
+    """Takes the default where a launch is too small to tell configurations apart: what is found
+    once per shape of a model must not come from a test or from a single board."""
 
-    The first config is the default: the compiler's report found it free of spills.
+    def run(self, *args: Any, grid: Any, **more: Any) -> Any:
+        default = self.configs[0].all_kwargs()
+        given = dict(zip(self.arg_names, args, strict=False)) | more | default
+        if math.prod(grid(given) if callable(grid) else grid) < FEW:
+            return self.fn.run(*args, grid=grid, **more, **default)
+        return super().run(*args, grid=grid, **more)
+
+
+def tuned(names: str, *tiles: tuple[int, ...], key: str) -> Callable[[Any], Tuned]:
+    """Autotune a kernel on a GPU, once per GPU and values of `key` (kept in Triton's cache), so
+    launch it once before a CUDA graph is captured.
+
+    tiles: sizes of these names, then warps and stages; the first are the default, since the
+    compiler's report found them free of spills.
     """
-    usable = configs if torch.cuda.is_available() else configs[:1]
-    return triton.autotune(configs=usable, key=key, cache_results=True)
+    configs = [
+        triton.Config(dict(zip(names.split(), sizes, strict=True)), warps, stages)
+        for *sizes, warps, stages in (tiles[:1] if INTERPRETED else tiles)
+    ]
+    return lambda fn: Tuned(fn, fn.arg_names, configs, key.split(), None, None, cache_results=True)
 
 
 def tile(size: int) -> int:

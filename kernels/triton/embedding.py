@@ -117,7 +117,7 @@ def _backward(tokens: Tensor, de: Tensor, vocab: int, scale: float) -> Tensor:
     tokens, de = contiguous(tokens, de)
     (B, T, D), codes, BR, BC = de.shape, 1 + min(vocab, BYTES), 32, 64
     BD = min(64, tile(D))
-    rounds = triton.cdiv(B * T, PARTS * BR)
+    rounds = max(1, triton.cdiv(B * T, PARTS * BR))
     parts = de.new_empty(triton.cdiv(B * T, rounds * BR), codes, D, dtype=torch.float32)
     backward_kernel[(len(parts), triton.cdiv(codes, BC), triton.cdiv(D, BD))](
         tokens, de, parts, B * T, codes, scale, rounds, T, D, BR, BC, BD

@@ -11,15 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.common import contiguous, load_rows, register, store_rows, tuned
+from kernels.triton.common import contiguous, expect, load_rows, register, store_rows, tuned
 
-
-def _configs() -> list[triton.Config]:
-    """Rows and columns per program, warps."""
-    return [
-        triton.Config({"BR": BR, "BF": BF}, num_warps=warps)
-        for BR, BF, warps in ((8, 256, 4), (4, 512, 4), (16, 128, 4), (16, 64, 2))
-    ]
+TILES = (8, 256, 4, 3), (4, 512, 4, 3), (16, 128, 4, 3), (16, 64, 2, 3)  # rows, columns
 
 
 @triton.jit
@@ -34,7 +28,7 @@ def gate_up_tile(gate_up_at, rows, F: tl.constexpr, BR: tl.constexpr, BF: tl.con
     return r, f, gate.to(tl.float32), up.to(tl.float32)
 
 
-@tuned(_configs(), key=["rows", "F"])
+@tuned("BR BF", *TILES, key="F")
 @triton.jit
 def forward_kernel(
     gate_up_at, a_at, rows, F: tl.constexpr, BR: tl.constexpr, BF: tl.constexpr
@@ -44,7 +38,7 @@ def forward_kernel(
     store_rows(a_at, a.to(a_at.dtype.element_ty), r, rows, f, F)
 
 
-@tuned(_configs(), key=["rows", "F"])
+@tuned("BR BF", *TILES, key="F")
 @triton.jit
 def backward_kernel(
     gate_up_at, da_at, d_gate_up_at, rows, F: tl.constexpr, BR: tl.constexpr, BF: tl.constexpr
@@ -75,7 +69,8 @@ def _forward(gate_up: Tensor) -> Tensor:
 
 def _forward_fake(gate_up: Tensor) -> Tensor:
     if not gate_up.ndim or not gate_up.shape[-1] or gate_up.shape[-1] % 2:
-        raise ValueError(f"gate_up is {tuple(gate_up.shape)}: expected [..., 2 * F]")
+        raise ValueError(f"gate_up is {list(gate_up.shape)}: expected [..., 2 * F]")
+    expect(gate_up)
     return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
 
 
@@ -89,10 +84,7 @@ def _backward(gate_up: Tensor, da: Tensor) -> Tensor:
 
 
 def _backward_fake(gate_up: Tensor, da: Tensor) -> Tensor:
-    if gate_up.shape != (*da.shape[:-1], 2 * da.shape[-1]):
-        raise ValueError(
-            f"da is {tuple(da.shape)}: expected half as wide as gate_up, {tuple(gate_up.shape)}"
-        )
+    expect(gate_up, da=(da, (*gate_up.shape[:-1], gate_up.shape[-1] // 2)))
     return gate_up.new_empty(gate_up.shape)
 
 

@@ -23,14 +23,6 @@ from kernels.triton.common import (
 )
 
 
-def _configs(*tiles: tuple[int, int, int, int]) -> list[triton.Config]:
-    """Rows, columns of the inner width, warps, stages."""
-    return [
-        triton.Config({"BR": BR, "BF": BF}, num_warps=warps, num_stages=stages)
-        for BR, BF, warps, stages in tiles
-    ]
-
-
 @triton.jit
 def gates(x, w_gate_up, f, d, D: tl.constexpr, F: tl.constexpr):
     """gate, up float32 [R, f] of x [R, d], and their weights [f, d]."""
@@ -39,10 +31,7 @@ def gates(x, w_gate_up, f, d, D: tl.constexpr, F: tl.constexpr):
     return dot(x, tl.trans(w_gate)), dot(x, tl.trans(w_up)), w_gate, w_up
 
 
-@tuned(
-    _configs((64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 3), (32, 64, 4, 2)),
-    key=["rows", "D", "F"],
-)
+@tuned("BR BF", (64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 3), (32, 64, 4, 2), key="D F")
 @triton.jit
 def forward_kernel(
     x_at, w_gate_up, w_down, y_at, scale_at, rows,
@@ -63,10 +52,7 @@ def forward_kernel(
         tl.store(scale_at + r, scale, r < rows)
 
 
-@tuned(
-    _configs((64, 32, 4, 2), (64, 64, 8, 2), (32, 64, 4, 2), (128, 32, 8, 2)),
-    key=["rows", "D", "F"],
-)
+@tuned("BR BF", (64, 32, 4, 2), (64, 64, 8, 2), (32, 64, 4, 2), (128, 32, 8, 2), key="D F")
 @triton.jit
 def backward_kernel(
     x_at, w_gate_up, w_down, y_at, scale_at, dy_at, dx_at, du_at, a_at, d_gate_up, rows,
@@ -98,9 +84,9 @@ def backward_kernel(
 
 
 def _forward(x: Tensor, w_gate_up: Tensor, w_down: Tensor, save: bool) -> tuple[Tensor, Tensor]:
+    y, scale = _forward_fake(x, w_gate_up, w_down, save)
     x, w_gate_up, w_down = contiguous(x, w_gate_up, w_down)
     (D, F), rows = w_down.shape, x.numel() // x.shape[-1]
-    y, scale = _forward_fake(x, w_gate_up, w_down, save)
     forward_kernel[lambda meta: (triton.cdiv(rows, meta["BR"]),)](
         x, w_gate_up, w_down, y, scale, rows, D, F, tile(D), save
     )

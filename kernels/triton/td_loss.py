@@ -82,11 +82,15 @@ def td_loss(q: Tensor, a_tm1: Tensor, target: Tensor, weight: Tensor | None = No
     """
     if q.dim() != 2 or not q.numel():
         raise ValueError(f"q is {list(q.shape)}: expected [B, A], B and A at least 1")
-    if a_tm1.dtype != torch.int64:
-        raise ValueError(f"a_tm1 is {a_tm1.dtype}: expected torch.int64")
-    for name, tensor in (("a_tm1", a_tm1), ("target", target), ("weight", weight)):
-        if tensor is not None and tensor.shape != q.shape[:1]:
-            raise ValueError(f"{name} is {list(tensor.shape)}: expected [{len(q)}]")
+    for name, tensor, dtype in (
+        ("a_tm1", a_tm1, torch.int64),
+        ("target", target, torch.float32),
+        ("weight", weight, torch.float32),
+    ):
+        if tensor is not None and (tensor.dtype != dtype or tensor.shape != q.shape[:1]):
+            raise ValueError(
+                f"{name} is {tensor.dtype} {list(tensor.shape)}: expected {dtype} [{len(q)}]"
+            )
     if weight is not None and weight.requires_grad:
         raise ValueError("weight requires a gradient: expected none")
     return _TdLoss.apply(q, a_tm1, target.detach(), weight)
