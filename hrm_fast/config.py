@@ -102,6 +102,13 @@ class HRMConfig:
         by_place = "rope2d" in self.positions or self.position_start == "sincos"
         if by_place and (self.columns is None or self.cells % self.columns):
             bad("columns", self.columns, f"a divisor of cells {self.cells}")
+        if not LEAST_BASE <= self.rope_base <= 1 / LEAST_BASE:
+            bad("rope_base", self.rope_base, f"{LEAST_BASE:g} to {1 / LEAST_BASE:g}")
+        widest = LIMITS["inner"]
+        if self.inner is None and self.expansion * self.width > widest:
+            bad(
+                "expansion", self.expansion, f"at most {widest // self.width} at width {self.width}"
+            )
         if self.q_token == "agent" and self.vocab_size <= AGENT:
             bad("vocab", self.vocab, f"more than {AGENT}, the agent's code")
 
@@ -129,6 +136,7 @@ class HRMConfig:
 
 
 AGENT = ord("@")
+LEAST_BASE = 1e-6  # beyond it and its inverse, angles overflow or are all alike
 
 
 def bad(name: str, value: Any, expected: str) -> None:

@@ -46,6 +46,8 @@ BAD_FIELDS = [
     ({"dtype": "float16"}, "dtype is 'float16': expected 'float32' or 'bfloat16'"),
     ({"expansion": 0.0}, "expansion is 0.0: expected a finite number above 0"),
     ({"rope_base": math.nan}, "rope_base is nan: expected a finite number above 0"),
+    ({"rope_base": 1e-300}, "rope_base is 1e-300: expected 1e-06 to 1e+06"),
+    ({"expansion": 1e308}, "expansion is 1e+308: expected at most 4096 at width 64"),
     ({"halting": 1}, "halting is 1: expected True or False"),
 ]
 

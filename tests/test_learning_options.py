@@ -149,7 +149,9 @@ def test_halting_goes_with_all_of_them() -> None:
 
 def test_flags() -> None:
     flags = [f"--dqn.{name}={value}" for name, value in ALL.items()]
-    config = parse(["--preset", "quick", *flags])
+    with pytest.raises(ValueError, match="refresh is 3: expected 0 where hrm.carry is 'reset'"):
+        parse(["--preset", "quick", *flags])
+    config = parse(["--preset", "quick", "--hrm.carry", "carry", *flags])
     assert config.dqn == replace(PRESETS["quick"].dqn, **ALL)
     with pytest.raises(ValueError, match=r"dqn\.relabel is 1\.5: expected 0 to 1"):
         DQNConfig(relabel=1.5)

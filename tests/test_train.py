@@ -297,3 +297,14 @@ def test_learns_a_room() -> None:
     print(f"{untrained:.1%} -> {trained:.1%}")
     assert untrained < 0.5
     assert trained >= 0.9
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    for priority in (0.0, 0.6):
+        config = replace(TINY, run_dir=str(tmp_path / str(priority)), log_every=4)
+        config = replace(config, dqn=replace(config.dqn, priority=priority))
+        trainer = Trainer(config, CPU)
+        run = Run(config, trainer)
+        trainer.optimiser.flat.fill_(float("nan"))
+        with pytest.raises(ValueError, match=r"loss of update 4 is nan: expected a finite loss"):
+            run.train()

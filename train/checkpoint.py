@@ -23,9 +23,14 @@ from train.config import Config
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it if the block ends well, else removed.
 
+    What is there and no regular file, such as /dev/stdout, is written to as it is.
+
     Raises:
         OSError: the disk is full or the folder cannot be written, in one line that names `path`.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

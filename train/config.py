@@ -184,6 +184,9 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
             asked, kept = getattr(config, name), getattr(start, name)
             require(name.replace("_", "-"), asked, asked == kept, f"{kept!r}, as the run began")
     fitted = fit_model_to_board(config)
+    refresh, carry = config.dqn.refresh, config.hrm.carry
+    why = "0 where hrm.carry is 'reset': no z is stored"
+    require("dqn.refresh", refresh, refresh == 0 or carry != "reset", why)
     for name in ("cells", "columns", "actions"):
         asked, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
         good = asked in (right, getattr(start.hrm, name))

@@ -6,6 +6,7 @@ python -m train.dqn --preset quick
 import copy
 import dataclasses
 import importlib.util
+import math
 import signal
 import time
 from dataclasses import replace
@@ -137,7 +138,8 @@ class Trainer:
             self.update, self.transitions = (int(metadata[k]) for k in ("update", "transitions"))
             return float(metadata["seconds"]), float(metadata["best"])
         except KeyError as error:
-            raise ValueError(f"{path} has no {error}: expected what train.dqn saved") from None
+            why = "expected what train.dqn saves with these flags"
+            raise ValueError(f"{path} has no {error}: {why}") from None
 
 
 class Run:
@@ -191,6 +193,8 @@ class Run:
 
     def _numbers(self, loss: Tensor, q: Tensor, speed: float) -> dict[str, float]:
         trainer, dqn = self.trainer, self.config.dqn
+        good, why = math.isfinite(loss.item()), f"a finite loss; {self.folder} keeps the last save"
+        configs.require(f"the loss of update {trainer.update}", loss.item(), good, why)
         numbers = {
             "update": trainer.update,
             "transitions": trainer.transitions,

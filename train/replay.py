@@ -155,6 +155,7 @@ class Replay:
         place = torch.rand(batch_size, generator=generator, device=sums.device, dtype=sums.dtype)
         place *= sums[-1]
         drawn = torch.searchsorted(sums, place, right=True)
+        drawn = torch.minimum(drawn, self.filled - config.n_step)  # NaN would be beyond
         place -= sums[drawn] - of_row[drawn]
         mazes = priority[row[drawn]]  # [B, N]
         passed = mazes.cumsum(1, dtype=torch.float64) <= place[:, None]

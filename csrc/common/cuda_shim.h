@@ -269,13 +269,13 @@ inline void prepare(Thread &thread, size_t i, unsigned char *stack) {
     thread.stack = stack;
     thread.warp = static_cast<int>(i / kWarp), thread.lane = static_cast<int>(i % kWarp);
     thread.index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(stack, kStack); // of what the last thread left on it
+#endif
     void **frame = reinterpret_cast<void **>(stack + kStack - 256); // as if it had switched here
     std::memset(frame, 0, kFrame * sizeof(void *));
     frame[kReturn] = reinterpret_cast<void *>(&run_thread);
     thread.stack_pointer = frame;
-#if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(stack, kStack);
-#endif
 }
 
 inline void run_block(size_t shared_bytes) {

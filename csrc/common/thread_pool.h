@@ -11,19 +11,16 @@ class ThreadPool {
   public:
     // `threads` counts the caller, who works too: ThreadPool(1) starts no thread.
     explicit ThreadPool(int threads) {
-        for (int part = 1; part < threads; ++part)
-            workers_.emplace_back([this, part] { work(part); });
+        try {
+            for (int part = 1; part < threads; ++part)
+                workers_.emplace_back([this, part] { work(part); });
+        } catch (...) { // the system has no more threads; those there are still wait
+            stop();
+            throw;
+        }
     }
 
-    ~ThreadPool() {
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            stopping_ = true;
-        }
-        wake_.notify_all();
-        for (std::thread &worker : workers_)
-            worker.join();
-    }
+    ~ThreadPool() { stop(); }
 
     ThreadPool(const ThreadPool &) = delete;
     ThreadPool &operator=(const ThreadPool &) = delete;
@@ -50,6 +47,16 @@ class ThreadPool {
     }
 
   private:
+    void stop() {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            stopping_ = true;
+        }
+        wake_.notify_all();
+        for (std::thread &worker : workers_)
+            worker.join();
+    }
+
     void work(int part) {
         long seen = 0;
         std::unique_lock<std::mutex> lock(mutex_);

@@ -86,8 +86,8 @@ struct Result {
 struct Upstream {
     int64_t action;
     float target, weight;       // loss = weight * (q[action] - target)^2
-    const float *q, *z_H, *z_L; // [A], [T, D], [T, D]; null: none. q null: the TD error
-    bool td;
+    const float *q, *z_H, *z_L; // [A], [T, D], [T, D]; null: none
+    bool td;                    // by the TD error, else by q, z_H, z_L
 };
 
 // One step of the optimiser. Complements are rounded once, from double: 1 - 0.99F is off by 1e-6.
