@@ -149,7 +149,7 @@ def test_halting_goes_with_all_of_them() -> None:
 
 def test_flags() -> None:
     flags = [f"--dqn.{name}={value}" for name, value in ALL.items()]
-    with pytest.raises(ValueError, match="refresh is 3: expected 0 where hrm.carry is 'reset'"):
+    with pytest.raises(ValueError, match=r"refresh is 3: expected 0 where hrm.carry is 'reset'"):
         parse(["--preset", "quick", *flags])
     config = parse(["--preset", "quick", "--hrm.carry", "carry", *flags])
     assert config.dqn == replace(PRESETS["quick"].dqn, **ALL)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry
-from train import cli
+from train import agents, cli
 from train.checkpoint import load, write_text
 from train.config import SEED_LIMIT, choose_device, require
 
@@ -116,7 +116,7 @@ def program(
     """Evaluate a checkpoint.
 
     Args:
-        checkpoint: A checkpoint file or a run's folder (its best checkpoint).
+        checkpoint: A checkpoint file, a run's folder (its best one) or a trained preset's name.
         episodes: Episodes, each in a maze of its own.
         seed: Which unseen mazes (0 is what training chose its best checkpoint on).
         segments: Segments per decision (None: as trained).
@@ -126,7 +126,7 @@ def program(
     require("episodes", episodes, episodes >= 1, "1 or more")
     require("seed", seed, 0 <= seed < SEED_LIMIT, f"0 to {SEED_LIMIT - 1}")
     require("segments", segments, segments is None or segments >= 1, "1 or more")
-    config, hrm = load(checkpoint, choose_device(device))
+    config, hrm = load(agents.find(checkpoint), choose_device(device))
     spec = config.env
     walkers: dict[str, Walker] = {
         "agent": greedy(hrm, episodes, segments),

@@ -1,13 +1,16 @@
-"""Watch a trained agent walk, greedily: in the terminal, or in an animated GIF.
+"""Watch a trained agent walk, greedily: in the terminal, on a page, in an animated GIF or an MP4.
 
-    python -m train.watch runs/NAME/best.safetensors [--gif agent.gif]
+    python -m train.watch quick [--html agent.html] [--gif agent.gif] [--mp4 agent.mp4]
 
 Beside the board stand the Q values of the decision: the length of a bar is the value from 0 to 1,
-and the chosen action is marked.
+and the chosen action is marked. The page is `train.viewer`'s.
 """
 
+import functools
 import itertools
 import os
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,8 +25,8 @@ from PIL import Image, ImageDraw, ImageFont
 from envs import MazeBatch, MazeSpec
 from envs.render import COLOURS, Bytes, ansi, kinds, rgb
 from hrm_fast import HRM
-from train import checkpoint, cli
-from train.config import SEED_LIMIT
+from train import agents, checkpoint, cli, viewer
+from train.config import SEED_LIMIT, require
 
 ACTIONS = ("N", "E", "S", "W", "NE", "SE", "SW", "NW")
 PANEL, LINE, BAR = 190, 20, 84  # pixels: width beside the board, height of a line, longest bar
@@ -35,21 +38,31 @@ class Watch:
     """What to show."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """A run's folder or one of its .safetensors files."""
-    episodes: int = 3
-    """Episodes to play."""
+    """A run's folder, one of its .safetensors files, or the name of a trained preset."""
+    episodes: int | None = None
+    """Episodes to show (None: 3, on a page 12)."""
     seed: int = 0
     """Which mazes; training sees none of them whatever the seed."""
+    segments: int | None = None
+    """Segments per decision (None: as trained)."""
     delay: float = 0.3
     """Seconds between two steps."""
+    html: Path | None = None
+    """Write a page there, which needs nothing else, instead of playing in the terminal."""
+    among: int = 256
+    """Episodes played for the page; it shows failures first, then the longest."""
     gif: Path | None = None
-    """Write an animated GIF there instead of playing in the terminal."""
+    """Write an animated GIF there instead."""
+    mp4: Path | None = None
+    """Write a video there instead; needs ffmpeg."""
     tile: int = 24
-    """Pixels along a cell of the GIF."""
+    """Pixels along a cell of the GIF or the video."""
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}: expected 1 or more")
+        for name in ("episodes", "segments"):
+            value = getattr(self, name)
+            require(name, value, value is None or value >= 1, "1 or more")
+        require("among", self.among, 1 <= self.among <= 2**16, f"1 to {2**16}")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed is {self.seed}: expected 0 to {SEED_LIMIT - 1}")
         if not 0 <= self.delay <= 60:
@@ -78,7 +91,9 @@ class Moment(NamedTuple):
         return "  ".join(filter(None, (what, "doors changed" * self.changed, self.end)))
 
 
-def moments(hrm: HRM, spec: MazeSpec, episodes: int, seed: int) -> Iterator[Moment]:
+def moments(
+    hrm: HRM, spec: MazeSpec, episodes: int, seed: int, segments: int | None = None
+) -> Iterator[Moment]:
     """Play greedy episodes of maze 0 of `MazeBatch(spec, 1, seed)`, board by board."""
     mazes = MazeBatch(spec, 1, seed=seed)
     obs = mazes.reset()  # uint8 [1, cells]
@@ -86,7 +101,7 @@ def moments(hrm: HRM, spec: MazeSpec, episodes: int, seed: int) -> Iterator[Mome
         z = hrm.start_seed(1)
         reward, changed, end = 0.0, False, ""
         for step in itertools.count():
-            q, carry = hrm.decide(obs, z)
+            q, carry = hrm.decide(obs, z, segments)
             board = obs.numpy().reshape(spec.rows, spec.cols)
             yield Moment(episode, step, board, reward, changed, q[0].tolist(), "")
             z = hrm.seed(carry)
@@ -157,6 +172,32 @@ def write_gif(path: Path, played: Iterator[Moment], spec: MazeSpec, tile: int, d
     return len(shown)
 
 
+def write_mp4(path: Path, played: Iterator[Moment], spec: MazeSpec, tile: int, delay: float) -> int:
+    """Write the moments to a video and return how many; the file is whole or not there.
+
+    ValueError: there is no ffmpeg. OSError: it failed, with the last line that it said.
+    """
+    if (ffmpeg := shutil.which("ffmpeg")) is None:
+        raise ValueError(f"mp4 is {path}: expected ffmpeg on the PATH, which is not there")
+    with checkpoint.replacing(path) as part:
+        part.touch()  # a bad path fails here
+        shown = list(played)
+        images = [picture(moment, spec, tile) for moment in shown]
+        even = f"pad=ceil(iw/2)*2:ceil(ih/2)*2:color=0x{bytes(PAPER).hex()}"  # as yuv420p wants
+        size, rate = f"{images[0].width}x{images[0].height}", 1 / max(delay, 0.02)
+        source = f"-f rawvideo -pix_fmt rgb24 -s {size} -r {rate:.6f} -i -".split()
+        result = f"-vf {even} -pix_fmt yuv420p -movflags +faststart -f mp4".split()
+        command = [ffmpeg, "-v", "error", "-y", *source, *result, str(part)]
+        frames = (
+            image.tobytes() * (4 if m.end else 1) for m, image in zip(shown, images, strict=True)
+        )
+        done = subprocess.run(command, input=b"".join(frames), stderr=subprocess.PIPE, check=False)
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            raise OSError(said[-1] if said else f"ffmpeg ended with {done.returncode}")
+    return len(shown)
+
+
 def draws_colour() -> bool:
     """Whether stdout is a terminal that shows colours and block characters."""
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
@@ -175,13 +216,21 @@ def show(played: Iterator[Moment], spec: MazeSpec, delay: float) -> None:
 
 def main() -> None:
     options = cli.parse(Watch, __doc__ or "")
-    config, hrm = checkpoint.load(options.checkpoint)
-    played = moments(hrm, config.env, options.episodes, SEED_LIMIT + options.seed)
-    if options.gif is None:
-        show(played, config.env, options.delay)
-        return
-    frames = write_gif(options.gif, played, config.env, options.tile, options.delay)
-    print(f"{options.gif}: {frames} frames, {options.episodes} episodes")
+    config, hrm = checkpoint.load(agents.find(options.checkpoint))
+    spec, seed, segments = config.env, SEED_LIMIT + options.seed, options.segments
+    if options.html is not None:
+        among, most = options.among, options.episodes or 12
+        record = functools.partial(viewer.record, hrm, config, most, among, seed, segments)
+        shown = viewer.write(options.html, record)
+        print(f"{options.html}: {shown} of {among} episodes, failures first, then the longest")
+    episodes = options.episodes or 3
+    for path, write in ((options.gif, write_gif), (options.mp4, write_mp4)):
+        if path is not None:
+            played = moments(hrm, spec, episodes, seed, segments)
+            frames = write(path, played, spec, options.tile, options.delay)
+            print(f"{path}: {frames} frames, {episodes} episodes")
+    if options.html is options.gif is options.mp4 is None:
+        show(moments(hrm, spec, episodes, seed, segments), spec, options.delay)
 
 
 if __name__ == "__main__":
