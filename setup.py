@@ -54,11 +54,10 @@ def gencode(nvcc: str) -> list[str]:
 
 
 def rules_of(source: Path, cuda: bool) -> list[str]:
-    """How a file is compiled: device code for the GPU, and by the shim for the host."""
+    """How a file is compiled: device code for the host (csrc/common/cuda.h), and for the GPU."""
     if source.suffix != ".cu":
         return ["cxx"]
-    host = ["host"] if '"common/cuda.h"' in source.read_text() else []
-    return [*host, *(["cuda"] if cuda else [])]
+    return ["host", "cuda"] if cuda else ["host"]
 
 
 def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
@@ -80,15 +79,17 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
         flags.append("-DHRM_FAST_CUDA=1")
         link_command = f"{nvcc} -shared --cudart static -Xcompiler -pthread $in -o $out"
     compile_command = f"{cxx} {' '.join(flags + include)} $isa"
+    host_command = f"{compile_command} -Wno-unknown-pragmas"  # nvcc's `#pragma unroll`
     rules = [
         f"rule cxx\n  command = {compile_command} -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = c++ $in",
-        f"rule host\n  command = {compile_command} -Wno-unknown-pragmas -MMD -MF $out.d -x c++ -c $in -o $out",
+        f"rule host\n  command = {host_command} -MMD -MF $out.d -x c++ -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = c++ $in",
         f"rule link\n  command = {link_command}\n  description = link $out",
     ]
     if nvcc:
         cuda_flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC"]
+        cuda_flags += ["--threads=3"]  # one for each architecture
         cuda_flags += [include[0], *gencode(nvcc)]
         rules += [
             f"rule cuda\n  command = {nvcc} {' '.join(cuda_flags)} -MD -MF $out.d -c $in -o $out",

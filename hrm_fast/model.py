@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hrm_fast.backend import Backend
-from hrm_fast.config import AGENT, HRMConfig
+from hrm_fast.config import AGENT, HRMConfig, check_count
 from hrm_fast.layers import (
     Block,
     BlockWeights,
@@ -25,6 +25,7 @@ from hrm_fast.layers import (
 )
 from kernels.attention_block import Rope
 from kernels.cpu import Engine, Keep
+from kernels.cuda import Decider
 from kernels.ops import Ops
 
 
@@ -147,7 +148,7 @@ class HRM(nn.Module):
         if engine := self._fused():
             return engine.segment(self._in_order(), tokens, *carry, keep="none")[0]
         rows = self._q_rows(tokens)
-        z_H = self._segment(carry, self.embedding(tokens), self._arithmetic(), rows).z_H
+        z_H = self._think(carry, tokens, rows).z_H
         return self._head(z_H.mean(1) if rows is None else z_H[:, 0])
 
     def td_segment(
@@ -181,7 +182,7 @@ class HRM(nn.Module):
         self._check(carry, tokens)
         if engine := self._fused():
             return Carry(*engine.segment(self._in_order(), tokens, *carry)[1:])
-        return self._segment(carry, self.embedding(tokens), self._arithmetic())
+        return self._think(carry, tokens)
 
     @torch.no_grad()
     def decide(
@@ -201,8 +202,13 @@ class HRM(nn.Module):
             carry = self._until_halted(carry, tokens)
             return self.q_values(carry.z_H, tokens), carry
         segments = self.config.segments if segments is None else segments
+        check_count("segments", segments)
         if engine := self._fused():
             q, z_H, z_L = engine.decide(self._in_order(), tokens, *carry, segments)
+            return q, Carry(z_H, z_L)
+        if decider := self._decider():
+            packed = decider.pack(self._in_order())
+            q, z_H, z_L = decider.decide(packed, tokens, *carry, segments)
             return q, Carry(z_H, z_L)
         e, arithmetic = self.embedding(tokens), self._arithmetic()
         for _ in range(segments):
@@ -226,6 +232,11 @@ class HRM(nn.Module):
                 return engine.decide(*given, "none")[0], seed
             q, z_H, z_L = engine.decide(*given, "last")
             return q, Carry(z_H, z_L)
+        if decider := self._decider():
+            keep: Keep = "none" if self.config.carry == "reset" else "last"
+            packed = decider.pack(self._in_order())
+            q, z_H, z_L = decider.decide(packed, tokens, *carry, self.config.segments, keep)
+            return q, seed if keep == "none" else Carry(z_H, z_L)
         rows = self._q_rows(tokens)
         if rows is None:
             q, carry = self.decide(tokens, seed)
@@ -272,20 +283,33 @@ class HRM(nn.Module):
         """
         return self.halt_head(carry.z_H[:, 0].to(self.halt_head.weight.dtype))
 
+    def _think(self, carry: Carry, tokens: torch.Tensor, rows: torch.Tensor | None = None) -> Carry:
+        """One segment, all but its last call of L and of H in one launch where CUDA can."""
+        decider, config = self._decider(), self.config
+        begun = decider is not None and config.h_cycles * config.l_cycles > 1
+        if decider and begun:
+            packed = decider.pack(self._in_order())
+            carry = Carry(*decider.decide(packed, tokens, *carry, open=True)[1:])
+        return self._segment(carry, self.embedding(tokens), self._arithmetic(), rows, begun)
+
     def _segment(
         self,
         carry: Carry,
         e: torch.Tensor,
         arithmetic: Arithmetic,
         rows: torch.Tensor | None = None,
+        begun: bool = False,
     ) -> Carry:
-        """rows int64 [B, R]: the only tokens of the new z_H that are wanted, [B, R, D]."""
+        """rows int64 [B, R]: the only tokens of the new z_H that are wanted, [B, R, D].
+
+        begun: only the last calls of L and of H are still to come.
+        """
         z_H, z_L = carry
         (ops, H, L, rope), config = arithmetic, self.config
-        for h in range(config.h_cycles):
+        for h in range(config.h_cycles - 1 if begun else 0, config.h_cycles):
             last_h = h == config.h_cycles - 1
             injection = z_H + e
-            for l_ in range(config.l_cycles):
+            for l_ in range(config.l_cycles - 1 if begun else 0, config.l_cycles):
                 with torch.set_grad_enabled(
                     torch.is_grad_enabled() and last_h and l_ == config.l_cycles - 1
                 ):
@@ -314,6 +338,9 @@ class HRM(nn.Module):
 
     def _fused(self) -> Engine | None:
         return self._backend.engine_for(self.embed)
+
+    def _decider(self) -> Decider | None:
+        return self._backend.decider_for(self.embed)
 
     def _in_order(self) -> list[nn.Parameter]:
         """The parameters as `kernels.cpu` wants them."""

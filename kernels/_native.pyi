@@ -1,10 +1,14 @@
-"""The compiled engine (csrc/hrm). It takes addresses, as ints, of contiguous CPU tensors, and
-trusts them: `kernels.cpu` and `kernels.adam_atan2` check dtype and shape. 0 means none where said.
-B is `size`, T is cells + 1, D is width, A is actions.
+"""The compiled engine and the CUDA kernels (csrc/hrm). They take addresses, as ints, of contiguous
+tensors, and trust them: `kernels.cpu`, `kernels.cuda` and `kernels.adam_atan2` check dtype, shape
+and device. 0 means none where said. B is `size`, T is cells + 1, D is width, A is actions.
 """
 
 from collections.abc import Sequence
 
+CHUNK: int  # strips of packed weights that a block's number of strips is a multiple of
+CUDA_BUILT: bool  # there was nvcc
+
+def set_thread_order(seed: int) -> None: ...  # of kernels that run on the host, from now on
 def adam_atan2(
     w: int,  # read and written, float32 [n], as m, v and average (0: none)
     g: int,  # read, float32 [n]
@@ -83,3 +87,52 @@ class Engine:
         new_L: int,
         gradients: Sequence[int],  # written, float32, as parameters
     ) -> float: ...
+
+class Decider:
+    """Decisions of models of one shape by the CUDA kernel. "E": bfloat16 or float32."""
+
+    def __init__(
+        self,
+        *,
+        cells: int,  # ValueError, as for every size that the kernel cannot compute
+        width: int,
+        heads: int,
+        inner: int,
+        actions: int,
+        vocab: int,
+        h_layers: int,
+        l_layers: int,
+        h_cycles: int,
+        l_cycles: int,
+        q_token: str,  # last, agent, mean
+        bf16: bool,
+    ) -> None: ...
+    def plan(
+        self, boards: int, shared_limit: int
+    ) -> tuple[int, int, int, int]: ...  # a CTA's boards, warps, shared bytes, workspace bytes
+    def decide(
+        self,
+        *,
+        stream: int | None,  # None: on the host. RuntimeError: a CUDA error, or built without nvcc
+        boards: int,  # as for plan; 0: two where two fit
+        shared_limit: int,  # bytes of shared memory that a CTA may have
+        ctas: int,
+        workspace: int,  # read and written, `ctas` times plan's bytes; 0 where that is 0
+        weights: int,  # read, E, as `kernels.cuda.Decider.pack` makes them
+        table: int,  # read, float32 [1 + V, D]
+        position: int,  # read, float32 [T, D]; 0: none
+        head: int,  # read, float32 [A, D]
+        rope: int,  # read, float32 [T, K / 2, 2]: cos, sin; 0: no rotation
+        size: int,
+        tokens: int,  # read, uint8 [B, cells]; a code beyond the vocabulary makes its board NaN
+        z_H: int,  # read, E [B, T, D], `board` and `token` numbers apart, both even
+        z_L: int,
+        board: int,
+        token: int,
+        segments: int,
+        open: bool,  # leave out the last call of L and the last of H
+        q: int,  # written, float32 [B, A]; 0: none
+        new_H: int,  # written, E [B, T, D], or [B, D] with last_only; 0: none
+        new_L: int,
+        last_only: bool,
+    ) -> None: ...

@@ -7,12 +7,17 @@ from kernels import _native
 __all__ = ["_native", "ptr"]
 
 
-def ptr(name: str, t: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:
-    """Address of a contiguous CPU tensor of exactly this dtype and shape; ValueError otherwise."""
-    if t.dtype != dtype or t.shape != shape or not t.is_contiguous() or t.device.type != "cpu":
+CPU = torch.device("cpu")
+
+
+def ptr(
+    name: str, t: torch.Tensor, dtype: torch.dtype, *shape: int, device: torch.device = CPU
+) -> int:
+    """Address of a contiguous tensor of exactly this dtype, shape, device; ValueError otherwise."""
+    if t.dtype != dtype or t.shape != shape or not t.is_contiguous() or t.device != device:
         how = "contiguous" if t.is_contiguous() else "strided"
         raise ValueError(
             f"{name} is {how} {t.dtype} {list(t.shape)} on {t.device}: "
-            f"expected contiguous {dtype} {list(shape)} on cpu"
+            f"expected contiguous {dtype} {list(shape)} on {device}"
         )
     return t.data_ptr()

@@ -4,6 +4,7 @@
 
 #include <pybind11/stl.h>
 
+#include "hrm/bind_cuda.h"
 #include "hrm/engine.h"
 
 #include <cmath>
@@ -122,6 +123,7 @@ PYBIND11_MODULE(_native, m) {
         .def_property_readonly("threads", &Engine::threads)
         .def("decide", &decide)
         .def("gradient", &gradient);
+    bind_cuda(m);
 }
 
 } // namespace hrm

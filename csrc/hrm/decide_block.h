@@ -1,0 +1,304 @@
+// One block of `B` boards, on 16 tokens of each: y = rms(x1 + down (silu(gate x1) * up x1)), where
+// x1 = rms(x + out attention(rope(q), rope(k), v)), as block.h has it for a CPU.
+//
+// A strip of weights read from shared memory serves all boards of the warp. Rows behind T are
+// computed like others, from zeros; their keys are masked, so nobody sees them.
+#pragma once
+
+#include "hrm/decide_stream.h"
+
+namespace hrm {
+namespace SIDE {
+
+constexpr float kRmsEps = 1e-5F;
+constexpr float kLog2E = 1.44269504088896341F;
+
+// Where a thread stands, and what it shares with others.
+template <typename E> struct Place {
+    int tile, tiles, T;     // the warp's 16 tokens; of how many 16s; how many are tokens
+    int F;                  // inner width
+    const float4 *rope;     // [T, K / 4] (cos, sin) of two pairs, or null
+    Tile<E> *keys, *values; // [boards, heads, tiles, K / 16, lane]: token, column; column, token
+};
+
+template <int N> __device__ inline void clear(Sum (&x)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+        x[i] = Sum{};
+}
+
+template <typename E, int B, int N>
+__device__ inline void unpack_all(Sum (&y)[B][N], const Tile<E> (&x)[B][N]) {
+#pragma unroll
+    for (int b = 0; b < B; ++b)
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+            y[b][j] = unpack<E>(x[b][j]);
+}
+
+// y[b] += x[b] strip^T: 16 outputs of a matrix [out, D].
+template <typename E, int B, int N>
+__device__ inline void outputs(Sum (&y)[B], const Tile<E> (&x)[B][N], const Tile<E> *strip) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+        const Tile<E> w = strip[32 * j];
+#pragma unroll
+        for (int b = 0; b < B; ++b)
+            product(y[b], x[b][j], w);
+    }
+}
+
+// The same with tokens as columns.
+template <typename E, int B, int N>
+__device__ inline void outputs_turned(Sum (&y)[B], const Tile<E> (&x)[B][N], const Tile<E> *strip) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+        const Tile<E> w = strip[32 * j];
+#pragma unroll
+        for (int b = 0; b < B; ++b)
+            product(y[b], w, x[b][j]);
+    }
+}
+
+// y[b] += h[b] strip: what 16 inputs of a matrix [D, in] give to all its outputs.
+template <typename E, int B, int N>
+__device__ inline void inputs(Sum (&y)[B][N], const Tile<E> (&h)[B], const Tile<E> *strip) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+        const Tile<E> w = strip[32 * j];
+#pragma unroll
+        for (int b = 0; b < B; ++b)
+            product(y[b][j], h[b], w);
+    }
+}
+
+// Sum, or the largest, of a row over the four lanes that hold it.
+__device__ inline float row_sum(float x) {
+    x += __shfl_xor_sync(kAllLanes, x, 1);
+    return x + __shfl_xor_sync(kAllLanes, x, 2);
+}
+
+__device__ inline float row_largest(float x) {
+    x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+    return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+
+template <int N> __device__ inline void multiply_rows(Sum (&y)[N], const float (&by)[2]) {
+#pragma unroll
+    for (int j = 0; j < N; ++j)
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+            y[j].at[i] *= by[row_half(i)];
+}
+
+// x = y / rms(y), row by row.
+template <typename E, int N> __device__ inline void rms_norm(Tile<E> (&x)[N], Sum (&y)[N]) {
+    float scale[2] = {};
+#pragma unroll
+    for (int j = 0; j < N; ++j)
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+            scale[row_half(i)] += y[j].at[i] * y[j].at[i];
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+        scale[r] = 1.0F / sqrtf(row_sum(scale[r]) / (16 * N) + kRmsEps);
+    multiply_rows(y, scale);
+#pragma unroll
+    for (int j = 0; j < N; ++j)
+        x[j] = pack<E>(y[j]);
+}
+
+// Turns one head's pairs (x[i], x[i + K / 2]) by the tokens' angles. N = K / 16: eight columns of
+// the first half and their partners in the second are n and n + N.
+template <typename E, int B, int N>
+__device__ inline void turn(Sum (&x)[N][B], const Place<E> &at) {
+    if (!at.rope)
+        return;
+    const int lane = lane_of_thread();
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            const int row = at.tile * 16 + lane / 4 + 8 * r, token = row < at.T ? row : at.T - 1;
+            const float4 angle = __ldg(at.rope + (token * N + n) * 4 + lane % 4);
+#pragma unroll
+            for (int b = 0; b < B; ++b) {
+                float *low = x[n / 2][b].at + n % 2 * 4 + 2 * r;
+                float *high = x[(n + N) / 2][b].at + (n + N) % 2 * 4 + 2 * r;
+                const float first = low[0], second = low[1];
+                low[0] = first * angle.x - high[0] * angle.y;
+                high[0] = high[0] * angle.x + first * angle.y;
+                low[1] = second * angle.z - high[1] * angle.w;
+                high[1] = high[1] * angle.z + second * angle.w;
+            }
+        }
+}
+
+// Writes the keys and values of the warp's tokens, all heads'; keeps the queries.
+template <typename E, int D, int K, int B>
+__device__ inline void project(Tile<E> (&q)[B][D / 16], const Tile<E> (&x)[B][D / 16],
+                               Stream<E, D> &stream, const Place<E> &at) {
+    constexpr int N = K / 16;
+    const int lane = lane_of_thread(), board = at.tiles * (D / 16 * 32);
+#pragma unroll
+    for (int head = 0; head < D / K; ++head) {
+        const int there = (head * at.tiles + at.tile) * (N * 32) + lane;
+#pragma unroll
+        for (int keys = 0; keys < 2; ++keys) { // then the queries
+            Sum y[N][B];
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                clear(y[i]);
+                outputs(y[i], x, stream.strip());
+            }
+            turn<E, B, N>(y, at);
+#pragma unroll
+            for (int i = 0; i < N; ++i)
+#pragma unroll
+                for (int b = 0; b < B; ++b)
+                    (keys == 0 ? at.keys[b * board + there + i * 32] : q[b][head * N + i]) =
+                        pack<E>(y[i][b]);
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            Sum y[B];
+            clear(y);
+            outputs_turned(y, x, stream.strip());
+#pragma unroll
+            for (int b = 0; b < B; ++b)
+                at.values[b * board + there + i * 32] = pack<E>(y[b]);
+        }
+    }
+}
+
+// Scores of 16 tokens with the keys of one tile, those behind T at minus infinity.
+template <typename E, int N>
+__device__ inline Sum scores(const Tile<E> *q, const Tile<E> *keys, int tile, int T) {
+    Sum s{};
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+        product(s, q[i], keys[(tile * N + i) * 32]);
+    if (tile * 16 + 16 > T) {
+        const int first = tile * 16 + lane_of_thread() % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+            if (first + i / 4 * 8 + i % 2 >= T)
+                s.at[i] = -INFINITY;
+    }
+    return s;
+}
+
+// q becomes softmax(q k^T / sqrt(K)) v, MOST tiles of keys at a time, what was summed before
+// rescaled to the new maximum. TILES: the board's number of tiles, 0 where it is not known.
+template <typename E, int K, int TILES, int MOST>
+__device__ inline void attend(Tile<E> *q, const Tile<E> *keys, const Tile<E> *values, int tiles,
+                              int T) {
+    constexpr int N = K / 16;
+    constexpr bool kWhole = TILES && TILES % MOST == 0;
+    const float scale = kLog2E / sqrtf(K);
+    Sum o[N];
+    clear(o);
+    float most[2] = {-INFINITY, -INFINITY}, total[2] = {};
+#pragma unroll 1 // the code once: it is long
+    for (int first = 0; first < (TILES ? TILES : tiles); first += MOST) {
+        Sum s[MOST];
+        float top[2] = {most[0], most[1]};
+#pragma unroll
+        for (int j = 0; j < MOST; ++j)
+            if (kWhole || first + j < tiles) {
+                s[j] = scores<E, N>(q, keys, first + j, T);
+#pragma unroll
+                for (int i = 0; i < 8; ++i)
+                    top[row_half(i)] = fmaxf(top[row_half(i)], s[j].at[i]);
+            }
+        float before[2], shift[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            top[r] = row_largest(top[r]);
+            before[r] = E::exp2((most[r] - top[r]) * scale); // 0 at first
+            total[r] *= before[r];
+            most[r] = top[r];
+            shift[r] = top[r] * scale;
+        }
+        multiply_rows(o, before);
+#pragma unroll
+        for (int j = 0; j < MOST; ++j)
+            if (kWhole || first + j < tiles) {
+#pragma unroll
+                for (int i = 0; i < 8; ++i) {
+                    s[j].at[i] = E::exp2(s[j].at[i] * scale - shift[row_half(i)]);
+                    total[row_half(i)] += s[j].at[i];
+                }
+                const Tile<E> p = pack<E>(s[j]);
+#pragma unroll
+                for (int i = 0; i < N; ++i)
+                    product(o[i], p, values[((first + j) * N + i) * 32]);
+            }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+        total[r] = 1.0F / row_sum(total[r]);
+    multiply_rows(o, total);
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+        q[i] = pack<E>(o[i]);
+}
+
+template <typename E, int D, int K, int B, int TILES>
+__device__ inline void attention_block(Tile<E> (&x)[B][D / 16], Stream<E, D> &stream,
+                                       const Place<E> &at) {
+    constexpr int N = K / 16;
+    Tile<E> q[B][D / 16];
+    project<E, D, K, B>(q, x, stream, at);
+    __syncthreads(); // written by all warps; the next block's come behind its first chunk's barrier
+    const int lane = lane_of_thread();
+#pragma unroll
+    for (int b = 0; b < B; ++b)
+#pragma unroll
+        for (int head = 0; head < D / K; ++head) {
+            const int there = (b * (D / K) + head) * at.tiles * (N * 32) + lane;
+            attend<E, K, TILES, TILES == 9 ? 3 : 4>(&q[b][head * N], at.keys + there,
+                                                    at.values + there, at.tiles, at.T);
+        }
+    Sum y[B][D / 16];
+    unpack_all<E>(y, x);
+#pragma unroll
+    for (int j = 0; j < D / 16; ++j) {
+        Tile<E> o[B];
+#pragma unroll
+        for (int b = 0; b < B; ++b)
+            o[b] = q[b][j];
+        inputs(y, o, stream.strip());
+    }
+#pragma unroll
+    for (int b = 0; b < B; ++b)
+        rms_norm<E>(x[b], y[b]);
+}
+
+template <typename E, int D, int B>
+__device__ inline void swiglu_block(Tile<E> (&x)[B][D / 16], Stream<E, D> &stream, int F) {
+    Sum y[B][D / 16];
+    unpack_all<E>(y, x);
+    for (int f = 0; f < F; f += 16) {
+        Sum gate[B], up[B];
+        clear(gate);
+        outputs(gate, x, stream.strip());
+        clear(up);
+        outputs(up, x, stream.strip());
+        Tile<E> h[B];
+#pragma unroll
+        for (int b = 0; b < B; ++b) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i)
+                up[b].at[i] *= E::silu(gate[b].at[i]);
+            h[b] = pack<E>(up[b]);
+        }
+        inputs(y, h, stream.strip());
+    }
+#pragma unroll
+    for (int b = 0; b < B; ++b)
+        rms_norm<E>(x[b], y[b]);
+}
+
+} // namespace SIDE
+} // namespace hrm

@@ -1,0 +1,245 @@
+"""Whole decisions of an HRM in one kernel launch on a GPU: tokens in, Q values and states out
+(csrc/hrm/decide.h). No gradient.
+
+    e = scale * ([puzzle, embed(tokens)] + position)
+    for h in H_cycles:  for l in L_cycles:  z_L = L(z_L + z_H + e)      blocks: attention_block.py,
+                        z_H = H(z_H + z_L)                              swiglu_block.py
+    q = head z_H[read]
+
+    tokens    uint8 [B, cells]    z_H, z_L  [B, T, D] in `dtype`, T = cells + 1
+    q         float32 [B, A]      parameters: as in kernels/cpu.py, float32
+
+The reference is `hrm_fast.HRM` with kernels="reference". In bfloat16 products run on tensor cores,
+sums, softmax and norms in float32; silu is off by at most |x| 2^-12, exponentials by 2^-22 of
+themselves. In float32 there are no tensor cores, and sums are taken in one fixed order. On CPU
+tensors the kernel's own source runs on the host, thread by thread: for tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kernels.attention_block import Rope
+from kernels.cpu import Keep, Shape
+from kernels.native import _native, ptr
+
+
+class Packed(NamedTuple):
+    """A model's numbers as the kernel reads them; made by `Decider.pack`."""
+
+    weights: Tensor  # [blocks, n] in `dtype`, tiles in the order of use
+    table: Tensor  # float32 [1 + V, D], puzzle token first, times the scale
+    position: Tensor | None  # float32 [T, D], times the scale
+    head: Tensor  # float32 [A, D]
+
+
+class Decider:
+    """Decisions of models of one shape; ValueError: a shape that the kernel cannot compute."""
+
+    def __init__(
+        self, shape: Shape, rope: Rope | None, dtype: torch.dtype, boards: int = 0
+    ) -> None:
+        """rope: cos, sin [T, 1, K]. boards: that a CTA computes at a time, 0: two where they fit
+        and there are more boards than SMs."""
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"dtype is {dtype}: kernels 'cuda' takes float32 or bfloat16")
+        self.shape, self.dtype, self.boards = shape, dtype, boards
+        sizes = shape._asdict()
+        del sizes["learned"]
+        self.native = _native.Decider(**sizes, bf16=dtype == torch.bfloat16)
+        self.rope = None if rope is None else _angles(rope)
+        self.order = block_order(shape)
+        self._moved: dict[torch.device, tuple[Tensor, Tensor | None]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Decider:
+        return self  # it holds nothing of a model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rope = None if self.rope is None else _rope(self.rope)
+        return Decider, (self.shape, rope, self.dtype, self.boards)
+
+    def pack(self, parameters: Sequence[Tensor]) -> Packed:
+        """The parameters as the kernel reads them: a few torch ops on their device."""
+        shape = self.shape
+        for p, size in zip(parameters, shape.parameters(), strict=True):
+            ptr("a parameter", p, torch.float32, *size, device=parameters[0].device)
+        embed, *rest = (p.detach() for p in parameters)
+        position = rest.pop(0) if shape.learned else None
+        puzzle, *blocks, head = rest
+        scale = (shape.width / 2 if shape.learned else shape.width) ** 0.5
+        flat = torch.cat([w.reshape(-1) for w in blocks]).to(self.dtype)
+        flat = flat.view(shape.l_layers + shape.h_layers, -1)
+        return Packed(
+            flat.index_select(1, self._on(embed.device)[0]),
+            torch.cat((puzzle.unsqueeze(0), embed)) * scale,
+            None if position is None else position * scale,
+            head.contiguous(),
+        )
+
+    def decide(
+        self,
+        packed: Packed,
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        segments: int = 1,
+        keep: Keep = "states",
+        open: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q and the new states after some segments: all [B, T, D], the last token's [B, D], or
+        none (empty tensors).
+
+        open: without the last call of L and the last of H of the last segment, the two that carry
+        gradient; q is then empty. A code in `tokens` beyond the vocabulary makes that board NaN.
+        """
+        shape, device = self.shape, packed.head.device
+        B, T, D = len(tokens), shape.cells + 1, shape.width
+        address = ptr("tokens", tokens, torch.uint8, B, shape.cells, device=device)
+        z_H, z_L = (self._state(n, z, B, device) for n, z in (("z_H", z_H), ("z_L", z_L)))
+        if z_H.stride() != z_L.stride():
+            z_H, z_L = z_H.contiguous(), z_L.contiguous()
+        q = torch.empty((0,) if open else (B, shape.actions), device=device)
+        size = {"states": (B, T, D), "last": (B, D), "none": (0,)}[keep]
+        new_H, new_L = (torch.empty(size, dtype=self.dtype, device=device) for _ in range(2))
+        if B == 0:
+            return q, new_H, new_L
+        machine = _machine(device)
+        wanted = self.boards or int(machine.sms >= B)  # one each where there is an SM for each
+        boards, warps, used, outside = self.native.plan(wanted, machine.shared)
+        ctas = max(1, min(machine.ctas(warps, used), -(-B // boards)))
+        workspace = torch.empty(ctas * outside, dtype=torch.uint8, device=device)
+        _, rope = self._on(device)
+        with torch.cuda.device(device if device.type == "cuda" else -1):  # -1: as it is
+            self.native.decide(
+                stream=machine.stream, boards=boards, shared_limit=machine.shared, ctas=ctas,
+                workspace=workspace.data_ptr(), **self._addresses(packed), rope=_address(rope),
+                size=B, tokens=address,
+                z_H=z_H.data_ptr(), z_L=z_L.data_ptr(), board=z_H.stride(0), token=z_H.stride(1),
+                segments=segments, open=open, q=0 if open else q.data_ptr(),
+                new_H=new_H.data_ptr(), new_L=new_L.data_ptr(), last_only=keep == "last",
+            )  # fmt: skip
+        return q, new_H, new_L
+
+    def _addresses(self, packed: Packed) -> dict[str, int]:
+        shape, device = self.shape, packed.head.device
+        D, blocks = shape.width, shape.l_layers + shape.h_layers
+        if (packed.position is not None) != shape.learned:
+            raise ValueError("position is another model's: expected what this decider packed")
+        sizes = {
+            "weights": (blocks, len(self.order)),
+            "table": (1 + shape.vocab, D),
+            "position": (shape.cells + 1, D),
+            "head": (shape.actions, D),
+        }
+        addresses = {"position": 0}
+        for name, t in packed._asdict().items():
+            if t is not None:
+                dtype = self.dtype if name == "weights" else torch.float32
+                addresses[name] = ptr(name, t, dtype, *sizes[name], device=device)
+        return addresses
+
+    def _state(self, name: str, z: Tensor, B: int, device: torch.device) -> Tensor:
+        size = (B, self.shape.cells + 1, self.shape.width)
+        if z.dtype != self.dtype or z.shape != size or z.device != device:
+            found = f"{z.dtype} {list(z.shape)} on {z.device}"
+            raise ValueError(f"{name} is {found}: expected {self.dtype} {list(size)} on {device}")
+        pairs = z.stride(-1) == 1 and not any(stride % 2 for stride in z.stride()[:2])
+        return z if pairs and z.data_ptr() % (2 * z.itemsize) == 0 else z.contiguous()
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """The order of a block's weights and the angles, there."""
+        if device not in self._moved:
+            rope = None if self.rope is None else self.rope.to(device)
+            self._moved[device] = self.order.to(device), rope
+        return self._moved[device]
+
+
+def block_order(shape: Shape) -> Tensor:
+    """int32 [n]: where among a block's numbers (qkv, out, gate_up, down) each packed one stands.
+
+    Strips of D / 16 tiles as csrc/hrm/decide_stream.h orders them, then whole chunks; in a tile
+    the four pairs of each lane as csrc/hrm/mma.h lays them out.
+    """
+    D, F, K = shape.width, shape.inner, shape.width // shape.heads
+    out, gate_up, down = 3 * D * D, 4 * D * D, 4 * D * D + 2 * F * D
+    sixteens = torch.arange(0, D, 16)
+    lane, pair, second = torch.arange(32)[:, None, None], torch.arange(4)[:, None], torch.arange(2)
+    row = lane // 4 + pair // 2 * 8  # [32, 4, 1]
+    column = lane % 4 * 2 + pair % 2 * 8 + second  # [32, 4, 2]
+
+    def outputs(matrix: int, first: int) -> Tensor:  # 16 rows of a matrix [.., D]
+        return matrix + (first + row) * D + (sixteens[:, None, None, None] + column)
+
+    def inputs(matrix: int, first: int, width: int) -> Tensor:  # 16 columns of one [D, width]
+        return matrix + (sixteens[:, None, None, None] + row) * width + (first + column)
+
+    strips = []
+    for head in range(0, D, K):
+        for part in (D, 0, 2 * D):  # keys, queries, values
+            strips += [outputs(0, part + head + i) for i in range(0, K, 16)]
+    strips += [inputs(out, i, D) for i in range(0, D, 16)]
+    for f in range(0, F, 16):
+        strips += [outputs(gate_up, f), outputs(gate_up, F + f), inputs(down, f, F)]
+    while len(strips) % _native.CHUNK:
+        strips.append(torch.zeros_like(strips[0]))
+    return torch.stack(strips).flatten().int()
+
+
+def unusable() -> str | None:
+    """Why there is no GPU for these kernels, in a line; None: there is one."""
+    if not _native.CUDA_BUILT:
+        return "the native module was built without nvcc"
+    if not torch.cuda.is_available():
+        return "there is no CUDA device or no driver"
+    major, minor = torch.cuda.get_device_capability()
+    return None if major >= 8 else f"the GPU is sm_{major}{minor}: expected sm_80 or newer"
+
+
+class _Machine(NamedTuple):
+    stream: int | None  # None: the host
+    shared: int  # bytes of shared memory that a CTA may have
+    shared_of_sm: int
+    sms: int
+
+    def ctas(self, warps: int, shared: int) -> int:
+        """As many as run at once, by shared memory and 128 registers a thread."""
+        return self.sms * max(1, min(self.shared_of_sm // (shared + 1024), 16 // warps))
+
+
+HOST = _Machine(None, 227 * 1024, 228 * 1024, 2)  # an H100 of two SMs
+
+
+def _machine(device: torch.device) -> _Machine:
+    if device.type == "cpu":
+        return HOST
+    if device.type != "cuda":
+        raise ValueError(f"the weights are on {device}: expected cuda or cpu")
+    if why := unusable():
+        raise ValueError(f"kernels is 'cuda': {why}")
+    about = torch.cuda.get_device_properties(device)
+    return _Machine(
+        torch.cuda.current_stream(device).cuda_stream,
+        about.shared_memory_per_multiprocessor - 1024,  # what CUDA keeps of every CTA's
+        about.shared_memory_per_multiprocessor,
+        about.multi_processor_count,
+    )
+
+
+def _angles(rope: Rope) -> Tensor:
+    """float32 [T, K / 2, 2]: cos and sin of each pair; the tables hold them twice."""
+    cos, sin = (x.detach().float().cpu().squeeze(1) for x in rope)
+    half = cos.shape[1] // 2
+    return torch.stack((cos[:, :half], sin[:, half:]), -1).contiguous()
+
+
+def _rope(angles: Tensor) -> Rope:
+    cos, sin = angles.unbind(-1)
+    return torch.cat((cos, cos), 1).unsqueeze(1), torch.cat((-sin, sin), 1).unsqueeze(1)
+
+
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
