@@ -2,8 +2,9 @@
 
 A ninja file is written for each module; its rules read the compilers' own dependency files, so
 editing a header rebuilds exactly what includes it. No torch is needed here and none is linked. CUDA
-sources join where nvcc is found (HRM_FAST_CUDA=0 leaves them out); g++ or clang++ alone is enough,
-and compiles them too, to run on the host (csrc/common/cuda.h).
+sources join where there are nvcc and a GPU, for that GPU: for all of them they take minutes.
+HRM_FAST_CUDA=1 builds them for GPU_ARCHITECTURES without one, 0 leaves them out. g++ or clang++
+alone is enough, and compiles them too, to run on the host (csrc/common/cuda.h).
 HRM_FAST_SANITIZE=1 builds with AddressSanitizer and UBSan.
 """
 
@@ -39,16 +40,30 @@ def find_ninja() -> str:
         return shutil.which("ninja") or sys.exit("ninja not found: pip install ninja")
 
 
+def gpus() -> list[int]:
+    """The architectures of the GPUs here."""
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    if not shutil.which(query[0]):
+        return []
+    answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    return sorted({int(line.replace(".", "")) for line in answer.split() if line[0].isdigit()})
+
+
 def find_nvcc() -> str | None:
-    if SANITIZE or os.environ.get("HRM_FAST_CUDA") == "0":
+    wanted = os.environ.get("HRM_FAST_CUDA", "1" if gpus() else "0")
+    if SANITIZE or wanted == "0":
         return None
     return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
 def gencode(nvcc: str) -> list[str]:
-    """Machine code for every architecture this nvcc knows, PTX of the newest for later ones."""
+    """Machine code for the GPUs here, or for every architecture of the table that this nvcc knows,
+    and PTX of the newest for later ones."""
     listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
-    known = [a for a in GPU_ARCHITECTURES if f"compute_{a}" in listed.stdout.split()]
+    wanted = gpus() or GPU_ARCHITECTURES
+    known = [a for a in wanted if f"compute_{a}" in listed.stdout.split()]
+    if not known:
+        sys.exit(f"nvcc knows none of sm_{', sm_'.join(map(str, wanted))}: set HRM_FAST_CUDA=0")
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in known]
     return [*flags, f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}"]
 
@@ -120,7 +135,7 @@ class NinjaBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         nvcc = find_nvcc()
         if nvcc is None:
-            print("no nvcc, or not wanted: the CUDA kernels are left out")
+            print("no nvcc and GPU, or not wanted: the CUDA kernels are left out")
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
         kind = "sanitize" if SANITIZE else "native"
