@@ -1,7 +1,8 @@
-"""All that is to be known of the Triton kernels on a GPU, in one run of up to 9 minutes:
+"""All that is to be known of the kernels on a GPU, in one run of up to 9 minutes:
 `python profiling/gpu_check.py`.
 
-    checks     every op and the model against float64, forward and all gradients
+    checks     every Triton op and the model against float64, forward and all gradients
+    tests      the CUDA decisions, the mazes and the cycle as a graph: their tests, on the GPU
     timings    at the published shape, beside eager PyTorch, torch.compile and SDPA
     sanitizer  some of the checks under compute-sanitizer, if it is installed
     compiler   `profiling.kernel_report` for this GPU
@@ -34,7 +35,8 @@ from profiling import gpu_correct, gpu_timings
 from profiling.bench_maze import machine
 
 ROOT = Path(__file__).resolve().parents[1]
-SECTIONS = ("checks", "timings", "sanitizer", "compiler")
+SECTIONS = ("checks", "tests", "timings", "sanitizer", "compiler")
+TESTS = ("test_maze_device.py", "test_cuda_decide.py", "test_graph.py")
 SECONDS = 540  # for everything
 AFTERWARDS = 150  # of these, kept for what follows the timings
 REPORTING = 60  # of these, kept for the compiler's report
@@ -108,6 +110,19 @@ def checks(findings: Findings) -> None:
     found = gpu_correct.check_all(device, small, dtypes, findings.args.kernel, say)
     findings.checks = [f._asdict() for f in found]
     findings.wrong += [f"check of {f.name}, {f.dtype}" for f in found if not f.passed]
+
+
+def tests(findings: Findings) -> None:
+    if not GPU:
+        return findings.leave_out("tests on a GPU: no GPU")
+    files = [str(ROOT / "tests" / name) for name in TESTS]
+    try:
+        status, said = command([sys.executable, "-m", "pytest", "-q", *files], 120.0)
+    except subprocess.TimeoutExpired:
+        return findings.leave_out("tests: not done in 120 s")
+    say(said[-6_000:])
+    if status:
+        findings.wrong.append("tests of CUDA decisions, mazes and graphs")
 
 
 def timings(findings: Findings) -> None:
@@ -205,8 +220,8 @@ def main() -> int:
     args = parser.parse_args()
     findings = Findings(args)
     sections: dict[str, Callable[[Findings], None]] = {
-        "about": about, "checks": checks, "timings": timings, "sanitizer": sanitizer,
-        "compiler": compiler,
+        "about": about, "checks": checks, "tests": tests, "timings": timings,
+        "sanitizer": sanitizer, "compiler": compiler,
     }  # fmt: skip
     for name, section in sections.items():
         if name not in ("about", *args.only):
