@@ -1,5 +1,6 @@
 """Shared by all tests: the repository's root is importable, and torch keeps to itself."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # profiling/ is not installed
 
+with contextlib.suppress(ImportError):  # before anything imports triton: it chooses the interpreter
+    import kernels.triton  # noqa: F401
+
 torch.set_num_threads(1)  # tiny models: a second thread would mostly wait, and results vary with it
 
 
@@ -23,7 +27,6 @@ def _kernel_setting(
     if request.node.get_closest_marker("triton") is None:
         yield
         return
-    pytest.importorskip("kernels.triton")  # first: it chooses interpreter or GPU
     interpreter = pytest.importorskip("triton.runtime.interpreter")
     convert = interpreter._convert_float
     monkeypatch.setattr(interpreter, "_convert_float", lambda *given: _rounded(convert, *given))

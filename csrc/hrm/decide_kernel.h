@@ -231,9 +231,14 @@ __device__ inline void write_results(const Memory<E> &m, const Work &work, int f
         write_q<D>(m.read + b * D, work.args, work.shape.actions, first + b);
 }
 
+// One board of 9 tiles: shared memory has no room for a second CTA, so ptxas shall not spill to
+// make room for its registers (96 of them and 88 bytes spilled on sm_100). 0 leaves it to ptxas.
+template <int B, int TILES> constexpr int kLeastCtas = TILES == 9 && B == 1 ? 1 : 0;
+
 // THREADS: what registers have to suffice for.
 template <typename E, int D, int K, int B, int TILES, int THREADS>
-__global__ void __launch_bounds__(THREADS, 1) decide_kernel(const __grid_constant__ Work work) {
+__global__ void __launch_bounds__(THREADS, (kLeastCtas<B, TILES>))
+    decide_kernel(const __grid_constant__ Work work) {
     DYNAMIC_SHARED(shared);
     const Memory<E> m = memory<E, D, B, TILES>(work, shared);
     const Place<E> at{static_cast<int>(threadIdx.x / 32),
