@@ -26,7 +26,6 @@ FACTORS: dict[str, tuple[object, ...]] = {
     "dqn.n-step": (1, 3, 5),
     "dqn.priority": (0.0, 0.4, 0.6),
     "dqn.relabel": (0.0, 0.25, 0.5),
-    "dqn.refresh": (0, 1, 4),
     "dqn.target-decay": (0.98, 0.99, 0.995),
     "dqn.replay-size": (20_000, 100_000, 400_000),
     "dqn.num-mazes": (32, 64, 128, 256),
@@ -54,6 +53,11 @@ VARIANTS: dict[str, list[str]] = {"base": []} | {
     for name, values in FACTORS.items()
     for value in values
 }
+for decisions in (1, 4):  # of a stored z, so it goes with Carry
+    VARIANTS[f"carry-refresh-{decisions}"] = [
+        *flags("hrm.carry", "carry"),
+        *flags("dqn.refresh", decisions),
+    ]
 LEVELS = (0.5, 0.9, 0.95, 0.99)  # shares of solved episodes whose first crossing is told
 
 
