@@ -15,6 +15,7 @@ in Triton's interpreter, and what is left out is said.
 import argparse
 import csv
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -37,8 +38,13 @@ from profiling.bench_maze import machine
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = ("checks", "tests", "timings", "sanitizer", "compiler")
 TESTS = ("test_maze_device.py", "test_cuda_decide.py", "test_graph.py")
+SANITIZED = (  # one decision of every kind and a few steps of mazes
+    "tests/test_cuda_decide.py::test_what_is_kept_and_how_it_starts",
+    "tests/test_cuda_decide.py::test_two_boards_at_a_time_are_as_one",
+    "tests/test_maze_device.py::test_results_into_given_memory",
+)
 SECONDS = 540  # for everything
-AFTERWARDS = 150  # of these, kept for what follows the timings
+AFTERWARDS = 180  # of these, kept for what follows the timings
 REPORTING = 60  # of these, kept for the compiler's report
 TOOLS = ("memcheck", "racecheck")
 GPU = torch.cuda.is_available()
@@ -161,19 +167,23 @@ def sanitizer(findings: Findings) -> None:
     tool = shutil.which("compute-sanitizer") or shutil.which(usual)
     if not GPU or tool is None:
         return findings.leave_out(f"sanitizer: {'not installed' if GPU else 'no GPU'}")
-    small = [sys.executable, __file__, "--only", "checks", "--small"]
-    for name in TOOLS:
+    programs = {
+        "Triton": [__file__, "--only", "checks", "--small"],
+        "CUDA C++": ["-m", "pytest", "-q", *SANITIZED],
+    }
+    for name, what in itertools.product(TOOLS, programs):
         # PyTorch asks the driver for what older ones lack: such answers are no errors of ours
-        words = [tool, "--tool", name, "--report-api-errors", "no", "--error-exitcode", "9", *small]
-        seconds = min(60.0, findings.left() - REPORTING)
+        words = [tool, "--tool", name, "--report-api-errors", "no", "--error-exitcode", "9"]
+        words += [sys.executable, *programs[what]]
+        seconds = min(45.0, findings.left() - REPORTING)
         try:
             status, said = command(words, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
         except subprocess.TimeoutExpired:
-            findings.leave_out(f"sanitizer, {name}: not done in {seconds:.0f} s")
+            findings.leave_out(f"sanitizer, {name}, {what}: not done in {seconds:.0f} s")
             continue
-        say(f"{name}: exit status {status}\n{said[-1500:] if status else ''}")
+        say(f"{name}, {what}: exit status {status}\n{said[-1500:] if status else ''}")
         if status:
-            findings.wrong.append(f"sanitizer, {name}")
+            findings.wrong.append(f"sanitizer, {name}, {what}")
 
 
 def compiler(findings: Findings) -> None:
@@ -183,7 +193,7 @@ def compiler(findings: Findings) -> None:
         arch = str(10 * major + minor)
     if arch not in ("80", "90", "100"):
         return findings.leave_out(f"compiler: nothing is known of sm_{arch}")
-    words = [sys.executable, "-m", "profiling.kernel_report", "--arch", arch]
+    words = [sys.executable, "-m", "profiling.kernel_report", "--arch", arch, "--no-cuda"]
     seconds = findings.left() if GPU else SECONDS
     try:
         status, said = command([*words, "--only", findings.args.kernel], seconds)

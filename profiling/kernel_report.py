@@ -1,9 +1,11 @@
-"""What the compiler makes of every Triton kernel, told without a GPU:
+"""What the compilers make of every kernel, told without a GPU:
 `python -m profiling.kernel_report [--arch 80 90 100] [--csv FILE]`.
 
-Every kernel is compiled ahead of time in its default configuration, in bfloat16, and products in
-float32 too. The exit status is 1 where registers are spilled, where products do without tensor
-cores, where float32 is multiplied as TF32, or where the GPU has too little shared memory.
+Every Triton kernel is compiled ahead of time in its default configuration, in bfloat16, and
+products in float32 too. The exit status is 1 where registers are spilled, where products do without
+tensor cores, where float32 is multiplied as TF32, or where the GPU has too little shared memory.
+Where there is nvcc the CUDA C++ kernels follow, which takes minutes (--no-cuda leaves them out);
+their CSV is FILE_cuda.csv.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import csv
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +30,7 @@ from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
+from profiling import ptxas_report
 from profiling.bench_maze import machine
 from profiling.kernels_table import Kernel, Launch, launches, ops, smallest
 
@@ -34,6 +38,7 @@ HEADER = [
     "kernel", "sm", "registers", "spilled B", "shared B", "warps", "tensor cores", "programs", "MB",
     "MFLOP", "FLOP/B", "bound by", "roofline us", "warps/SM", "share",
 ]  # fmt: skip
+CUDA_HEADER = ["kernel", "sm", "registers", "spilled B", "stack B", "threads", "shared B"]
 TENSOR_CORE = re.compile(r"tcgen05\.mma|wgmma\.mma_async|mma\.sync")
 LATENCY = 600e-9  # of device memory, in seconds
 IN_FLIGHT = 16 * 32  # bytes that one warp waits for
@@ -196,25 +201,65 @@ def wrong_in_float32(arch: int, only: str) -> list[str]:
     return wrong
 
 
+def rows_of_cuda(archs: list[int], only: str) -> tuple[list[list[str]], list[str]]:
+    """Rows of the second table, and a line for everything that is wrong."""
+    rows, wrong = [], []
+    for source in (s for s in ptxas_report.SOURCES if only in s):
+        for arch in archs:
+            try:
+                found = list(ptxas_report.assembled(source, arch))
+            except subprocess.CalledProcessError as error:
+                wrong.append(f"{source}, sm_{arch}: {' '.join(error.stderr.split())[-200:]}")
+                continue
+            print(f"{source}, sm_{arch}: {len(found)} kernels", file=sys.stderr, flush=True)
+            for kernel in found:
+                rows.append(["-" if x is None else str(x) for x in kernel[:-1]])
+                if kernel.spilled and not kernel.may_spill:
+                    spilled = f"{kernel.spilled} bytes of registers are spilled"
+                    wrong.append(f"{kernel.kernel}, sm_{arch}: {spilled}")
+    return rows, wrong
+
+
+def show(header: list[str], rows: list[list[str]], about: str, file: Path | None) -> None:
+    print()
+    for row in [header, ["---"] * len(header), *rows]:
+        print(f"| {' | '.join(row)} |")
+    if file:
+        with file.open("w", newline="") as out:
+            csv.writer(out).writerows([header, *rows, [about]])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", nargs="+", type=int, choices=GPUS, default=list(GPUS))
-    parser.add_argument("--only", default="", help="kernels with this in their name")
-    parser.add_argument("--csv", type=Path, help="also write the table here")
+    parser.add_argument("--only", default="", help="kernels or .cu files with this in their name")
+    parser.add_argument("--csv", type=Path, help="also write the tables here")
+    parser.add_argument("--cuda", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     rows, wrong = rows_in_bfloat16(args.arch, args.only)
     wrong += wrong_in_float32(args.arch[0], args.only)
     about = f"triton {triton.__version__}, torch {torch.__version__}, {machine()}"
-    print(ASSUMED, about, "", sep="\n")
-    for row in [HEADER, ["---"] * len(HEADER), *rows]:
-        print(f"| {' | '.join(row)} |")
-    if args.csv:
-        with args.csv.open("w", newline="") as file:
-            csv.writer(file).writerows([HEADER, *rows, [about]])
+    if rows:
+        print(ASSUMED, about, sep="\n")
+        show(HEADER, rows, about, args.csv)
+    if args.cuda and shutil.which("nvcc"):
+        found, faulty = rows_of_cuda(args.arch, args.only)
+        wrong += faulty
+        if found:
+            beside = args.csv and args.csv.with_stem(f"{args.csv.stem}_cuda")
+            show(CUDA_HEADER, found, nvcc(), beside)
+            rows += found
+    elif args.cuda:
+        print("no nvcc: the CUDA C++ kernels are left out")
     for line in wrong:
         print(f"FAULT {line}")
     print(f"{len(rows)} rows, {len(wrong)} faults")
     return 1 if wrong or not rows else 0
+
+
+def nvcc() -> str:
+    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    return f"nvcc {re.findall(r'release ([0-9.]+)', said)[0]}"
 
 
 if __name__ == "__main__":
