@@ -148,7 +148,9 @@ class Decider:
             found = f"{z.dtype} {list(z.shape)} on {z.device}"
             raise ValueError(f"{name} is {found}: expected {self.dtype} {list(size)} on {device}")
         pairs = z.stride(-1) == 1 and not any(stride % 2 for stride in z.stride()[:2])
-        return z if pairs and z.data_ptr() % (2 * z.itemsize) == 0 else z.contiguous()
+        if pairs and z.data_ptr() % (2 * z.itemsize) == 0:
+            return z
+        return z.clone(memory_format=torch.contiguous_format)  # contiguous() may be z itself
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """The order of a block's weights and the angles, there."""
@@ -189,13 +191,13 @@ def block_order(shape: Shape) -> Tensor:
     return torch.stack(strips).flatten().int()
 
 
-def unusable() -> str | None:
-    """Why there is no GPU for these kernels, in a line; None: there is one."""
+def unusable(device: torch.device | None = None) -> str | None:
+    """Why the GPU, None: the current one, does not run these kernels, in a line; None: it does."""
     if not _native.CUDA_BUILT:
         return "the native module was built without nvcc"
     if not torch.cuda.is_available():
         return "there is no CUDA device or no driver"
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(device)
     return None if major >= 8 else f"the GPU is sm_{major}{minor}: expected sm_80 or newer"
 
 
@@ -218,7 +220,7 @@ def _machine(device: torch.device) -> _Machine:
         return HOST
     if device.type != "cuda":
         raise ValueError(f"the weights are on {device}: expected cuda or cpu")
-    if why := unusable():
+    if why := unusable(device):
         raise ValueError(f"kernels is 'cuda': {why}")
     about = torch.cuda.get_device_properties(device)
     return _Machine(

@@ -230,10 +230,13 @@ def test_states_of_any_layout() -> None:
         torch.randn(3, 1, 32).expand(3, 49, 32),
         torch.randn(3, 50, 32)[:, 1:],
         torch.randn(3, 49, 33)[..., 1:],
+        torch.randn(3 * 49 * 32 + 1)[1:].view(3, 49, 32),  # contiguous, no pair aligned
     ):
         z = strided.to(DEVICE)
         plain = made.decide(packed, tokens, z.contiguous(), z.contiguous())
         assert all(map(torch.equal, made.decide(packed, tokens, z, z), plain))
+    alone = torch.randn(49 * 32).as_strided((1, 49, 32), (1571, 32, 1)).to(DEVICE)
+    assert made.decide(packed, tokens[:1], alone, alone)[0].isfinite().all()
 
 
 def test_a_code_beyond_the_vocabulary_shows_in_its_board_alone() -> None:
