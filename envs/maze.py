@@ -62,6 +62,8 @@ class MazeBatch:
         shape and names the first one out of range; no maze moves then. On a GPU one out of range
         counts modulo their number, since to see it the host would have to wait.
         """
+        if out is not None and len({tensor.data_ptr() for tensor in out}) < len(out):
+            raise ValueError("out holds the same memory twice: expected five separate tensors")
         if self._gpu is not None:
             return self._gpu.step(self._resident_actions(actions), out)
         to_do = self._actions(actions)
@@ -70,8 +72,6 @@ class MazeBatch:
             self._native.step(to_do, *arrays)
             step = Step(*map(torch.from_numpy, arrays))
             return step if self.device.type == "cpu" else Step(*(t.to(self.device) for t in step))
-        if len({tensor.data_ptr() for tensor in out}) < len(out):
-            raise ValueError("out holds the same memory twice: expected five separate tensors")
         self._native.step(to_do, *(tensor.numpy() for tensor in out))
         return out
 
@@ -150,7 +150,7 @@ class MazeBatch:
             self._gpu.push()
 
     def _resident_actions(self, actions: torch.Tensor | np.ndarray) -> torch.Tensor:
-        if isinstance(actions, np.ndarray) or actions.device != self.device:
+        if not isinstance(actions, torch.Tensor) or actions.device != self.device:
             actions = torch.from_numpy(self._actions(actions))
         if actions.dtype.is_floating_point or actions.dtype == torch.bool:
             raise ValueError(f"actions are of type {actions.dtype}: expected integers")

@@ -1,6 +1,7 @@
 """The kernels of mazes on a GPU, played on the host, against the CPU's mazes: equal bit by bit."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -63,8 +64,23 @@ def test_results_into_given_memory() -> None:
     poisoned = out._replace(**{k: v.clone().fill_(77) for k, v in out._asdict().items()})
     assert mine.step(actions[1], out=poisoned) is poisoned
     assert_same(poisoned, host.step(actions[1]))
+    with pytest.raises(ValueError, match="out holds the same memory twice"):
+        mine.step(actions[1], out=out._replace(obs=out.final_obs))
     with pytest.raises(ValueError, match=r"out\.obs is torch\.uint8 \[11, \d+\]"):
         mine.step(actions[1], out=out._replace(obs=out.obs[1:]))
+
+
+def test_given_memory_may_begin_anywhere() -> None:
+    """A row of a rollout's buffer; the sanitizer's build sees a misaligned write."""
+    mine, host = (make(SPECS["corridors"], 3, seed=1) for make in (resident, MazeBatch))
+    actions = random_actions(SPECS["corridors"], 3, 2)
+    out = mine.step(actions[0])
+    host.step(actions[0])
+    rows = torch.empty(2, 2, *out.obs.shape, dtype=torch.uint8)
+    assert rows[0, 1].data_ptr() % 8 != 0
+    for place in (rows[0, 1], rows[1, 1]):
+        step = mine.step(actions[1], out=out._replace(obs=place))
+        assert_same(step, host.step(actions[1]))
 
 
 def test_an_action_out_of_range_counts_modulo() -> None:
@@ -74,9 +90,13 @@ def test_an_action_out_of_range_counts_modulo() -> None:
 
 @pytest.mark.parametrize(
     ("actions", "found"),
-    [(torch.zeros(3), "type torch.float32"), (torch.zeros(2, dtype=torch.int64), r"shape \(2,\)")],
+    [
+        (torch.zeros(3), "type torch.float32"),
+        (torch.zeros(2, dtype=torch.int64), r"shape \(2,\)"),
+        ([0, 1, 2], "type list"),
+    ],
 )
-def test_bad_actions(actions: torch.Tensor, found: str) -> None:
+def test_bad_actions(actions: Any, found: str) -> None:
     with pytest.raises(ValueError, match=f"actions .*{found}: expected"):
         resident(SPECS["corridors"], 3, seed=1).step(actions)
 

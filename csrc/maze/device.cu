@@ -42,7 +42,8 @@ __device__ inline uint8_t *board_of(const OnDevice &on, int maze) {
     return on.boards + static_cast<int64_t>(maze) * on.spec->cells;
 }
 
-// The threads of a block copy its boards to one or two places, 8 bytes at a time.
+// The threads of a block copy its boards to one or two places, 8 bytes at a time where both places
+// allow it: a caller's memory may begin anywhere.
 __device__ inline void show(const OnDevice &on, const Part &part, uint8_t *one, uint8_t *two) {
     const Spec &spec = *on.spec;
     const int64_t begin = static_cast<int64_t>(part.begin) * spec.cells;
@@ -54,12 +55,14 @@ __device__ inline void show(const OnDevice &on, const Part &part, uint8_t *one, 
         return;
     }
     const auto *from = reinterpret_cast<const uint64_t *>(on.boards + begin);
-    for (int i = thread; i < bytes / 8; i += kThreads) {
+    const auto places = reinterpret_cast<uintptr_t>(one) | reinterpret_cast<uintptr_t>(two);
+    const int words = places % 8 == 0 ? bytes / 8 : 0;
+    for (int i = thread; i < words; i += kThreads) {
         const uint64_t cells = from[i];
         reinterpret_cast<uint64_t *>(one + begin)[i] = cells;
         reinterpret_cast<uint64_t *>(two + begin)[i] = cells;
     }
-    for (int64_t i = begin + bytes / 8 * 8 + thread; i < begin + bytes; i += kThreads)
+    for (int64_t i = begin + words * 8 + thread; i < begin + bytes; i += kThreads)
         one[i] = two[i] = on.boards[i];
 }
 
