@@ -26,9 +26,11 @@
 namespace gpu {
 
 inline void check(cudaError_t error, const char *call, const char *file, int line) {
-    if (error != cudaSuccess)
-        throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error) + " (" +
-                                 file + ":" + std::to_string(line) + ")");
+    if (error == cudaSuccess)
+        return;
+    cudaGetLastError(); // forgets it: the next launch shall not be blamed
+    throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error) + " (" + file +
+                             ":" + std::to_string(line) + ")");
 }
 
 } // namespace gpu
