@@ -41,12 +41,15 @@ def find_ninja() -> str:
 
 
 def gpus() -> list[int]:
-    """The architectures of the GPUs here."""
+    """The architectures of the GPUs here that can run the kernels."""
     query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     if not shutil.which(query[0]):
         return []
-    answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
-    return sorted({int(line.replace(".", "")) for line in answer.split() if line[0].isdigit()})
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    if answer.returncode:  # it says why where the numbers stand, other numbers among the words
+        return []
+    found = {int(line.replace(".", "")) for line in answer.stdout.split() if line[0].isdigit()}
+    return sorted(a for a in found if a >= GPU_ARCHITECTURES[0])
 
 
 def find_nvcc() -> str | None:
@@ -135,7 +138,7 @@ class NinjaBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         nvcc = find_nvcc()
         if nvcc is None:
-            print("no nvcc and GPU, or not wanted: the CUDA kernels are left out")
+            print("no nvcc and GPU of sm_80 or newer, or not wanted: the CUDA kernels are left out")
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
         kind = "sanitize" if SANITIZE else "native"
