@@ -41,7 +41,7 @@ TESTS = ("test_maze_device.py", "test_cuda_decide.py", "test_graph.py")
 SANITIZED = (  # one decision of every kind and a few steps of mazes
     "tests/test_cuda_decide.py::test_what_is_kept_and_how_it_starts",
     "tests/test_cuda_decide.py::test_two_boards_at_a_time_are_as_one",
-    "tests/test_maze_device.py::test_results_into_given_memory",
+    "tests/test_maze_device.py::test_given_memory_on_a_gpu",
 )
 SECONDS = 540  # for everything
 AFTERWARDS = 180  # of these, kept for what follows the timings
@@ -115,6 +115,10 @@ def checks(findings: Findings) -> None:
     device, small = ("cuda", findings.args.small) if GPU else ("cpu", True)
     found = gpu_correct.check_all(device, small, dtypes, findings.args.kernel, say)
     findings.checks = [f._asdict() for f in found]
+    if not found:
+        findings.wrong.append(
+            f"--kernel is {findings.args.kernel!r}: expected a part of a check's name"
+        )
     findings.wrong += [f"check of {f.name}, {f.dtype}" for f in found if not f.passed]
 
 

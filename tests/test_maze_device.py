@@ -9,6 +9,13 @@ from test_maze import SPECS, assert_same, random_actions
 
 from envs import MazeBatch, MazeSpec, _maze
 from envs.device import OnDevice
+from envs.step import Step
+
+NEEDS_GPU = pytest.mark.skipif(not _maze.cuda_devices(), reason="needs a GPU")
+
+
+def on_host(step: Step) -> Step:
+    return Step(*(x.cpu() for x in step))
 
 
 def resident(spec: MazeSpec, n: int, seed: int) -> MazeBatch:
@@ -109,11 +116,22 @@ def test_every_number_of_mazes() -> None:
             assert_same(mine.step(actions), host.step(actions))
 
 
-@pytest.mark.skipif(not _maze.cuda_devices(), reason="needs a GPU")
+@NEEDS_GPU
+def test_given_memory_on_a_gpu() -> None:
+    spec = SPECS["corridors"]
+    mine, host = MazeBatch(spec, 3, seed=1, device="cuda"), MazeBatch(spec, 3, seed=1)
+    odd = torch.empty(2, *mine.reset().shape, dtype=torch.uint8, device="cuda")[1]
+    host.reset()
+    out = mine.step(torch.zeros(3, dtype=torch.int64))._replace(obs=odd)
+    host.step(torch.zeros(3, dtype=torch.int64))
+    for actions in random_actions(spec, 3, 20):
+        assert_same(on_host(mine.step(actions.cuda(), out=out)), host.step(actions))
+
+
+@NEEDS_GPU
 @pytest.mark.parametrize("name", SPECS)
 def test_steps_on_a_gpu(name: str) -> None:
     spec, n = SPECS[name], 65
     mine, host = MazeBatch(spec, n, seed=3, device="cuda"), MazeBatch(spec, n, seed=3)
     for actions in random_actions(spec, n, 4096):
-        step = mine.step(actions.cuda())
-        assert_same(type(step)(*(x.cpu() for x in step)), host.step(actions))
+        assert_same(on_host(mine.step(actions.cuda())), host.step(actions))
