@@ -29,6 +29,7 @@ from profiling.train_peers import (
     shaped,
     train_segment,
 )
+from train import cli
 from train.dqn import Trainer
 
 SHAPES = ("quick", "paper")
@@ -129,7 +130,7 @@ def lines_of(rows: list[Row], seconds: list[list[float]]) -> list[list[str]]:
     return lines
 
 
-def parse() -> argparse.Namespace:
+def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=PEERS, default="cpu")
     parser.add_argument("--dtype", choices=get_args(DType), help="cpu: float32, cuda: bfloat16")
@@ -140,10 +141,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--csv", type=Path, help="also write the table here")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     on_gpu = args.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         parser.error("--device is cuda: expected a GPU that torch can use")
+    for name in ("paper_batch", "repeats", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} is {value}: expected 1 or more")
+    if args.csv and not args.csv.parent.is_dir():
+        parser.error(f"--csv is {args.csv}: expected a file in a folder that is there")
     args.kernels = args.kernels or PEERS[args.device]
     args.dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
     args.paper_batch = args.paper_batch or (256 if on_gpu else 32)
@@ -188,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(main)

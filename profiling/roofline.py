@@ -35,15 +35,26 @@ def measured(table: Path) -> list[dict[str, str]]:
     except OSError as error:
         why = f"{error.strerror}, expected a table that profiling/gpu_check.py wrote on a GPU"
         raise ValueError(f"{table}: {why}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise ValueError(f"{table} is no text: expected a table of gpu_check") from None
     if not {COPY, PRODUCT} <= {row.get("what") for row in rows}:
         raise ValueError(f"{table} has no {PRODUCT!r} and {COPY!r}: expected a whole gpu_check")
     return rows
 
 
+def number(row: dict[str, str], column: str) -> float:
+    """The first word of a row's column; ValueError: it is no number."""
+    try:
+        return float(row[column].split()[0])
+    except (KeyError, IndexError, ValueError):
+        what = f"{column} of {row['what']!r} is {row.get(column)!r}"
+        raise ValueError(f"{what}: expected a number") from None
+
+
 def draw(rows: list[dict[str, str]], moved: dict[str, float], picture: Path) -> None:
     by_name = {row["what"]: row for row in rows}
-    peak = float(by_name[PRODUCT]["tflops"])
-    bandwidth = float(by_name[COPY]["per_second"].split()[0])  # read and written
+    peak = number(by_name[PRODUCT], "tflops")
+    bandwidth = number(by_name[COPY], "per_second")  # read and written
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
     ridge = peak / bandwidth
@@ -52,7 +63,7 @@ def draw(rows: list[dict[str, str]], moved: dict[str, float], picture: Path) -> 
     for row in rows:
         if row["what"] not in PARTS:
             continue
-        speed, us = float(row["tflops"]), float(row["microseconds"])
+        speed, us = number(row, "tflops"), number(row, "microseconds")
         intensity = speed * us / sum(moved[kernel] for kernel in PARTS[row["what"]])
         axis.plot(intensity, speed, "o")
         axis.annotate(f"{row['what']}, {row['peer']}", (intensity, speed), fontsize="small")
@@ -65,7 +76,9 @@ def draw(rows: list[dict[str, str]], moved: dict[str, float], picture: Path) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", type=Path)
-    parser.add_argument("--sm", default="90", help="architecture whose bytes are taken")
+    parser.add_argument(
+        "--sm", default="90", choices=("80", "90", "100"), help="architecture whose bytes are taken"
+    )
     args = parser.parse_args()
     picture = args.table.with_name(f"{args.table.stem}-roofline.png")
     draw(measured(args.table), megabytes(KERNELS, args.sm), picture)

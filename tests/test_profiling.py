@@ -140,8 +140,26 @@ def test_roofline_of_a_table(tmp_path: Path) -> None:
     table.write_text("\n".join(lines[:2]) + "\n")
     with pytest.raises(ValueError, match=r"gpu\.csv has no .*: expected a whole gpu_check"):
         roofline.measured(table)
+    table.write_text("\n".join(lines).replace("3 TB/s", ""))
+    with pytest.raises(ValueError, match=r"per_second of 'copy of 1 GiB' is '': expected a number"):
+        roofline.draw(roofline.measured(table), moved, tmp_path / "roofline.png")
+    with pytest.raises(ValueError, match=r"roofline\.png is no text"):
+        roofline.measured(tmp_path / "roofline.png")
     with pytest.raises(ValueError, match=r"none\.csv: No such file"):
         roofline.measured(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--repeats", "0"], "--repeats is 0: expected 1 or more"),
+    (["--paper-batch", "0"], "--paper-batch is 0: expected 1 or more"),
+    (["--csv", "nowhere/table.csv"], "--csv is nowhere/table.csv: expected a file in a folder"),
+])  # fmt: skip
+def test_a_bad_benchmark_is_refused_before_it_runs(
+    words: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        bench_train.parse(words)
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", ["nsys_train.sh", "ncu_kernel.sh"])
