@@ -134,6 +134,19 @@ class HRMConfig:
             return self.inner
         return -(-round(self.expansion * self.width * 2 / 3) // 256) * 256
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors of the model's `state_dict`, without making them."""
+        D, F = self.width, self.inner_width
+        block = {"qkv": (3 * D, D), "out": (D, D), "gate_up": (2 * F, D), "down": (D, F)}
+        shapes: dict[str, tuple[int, ...]] = {"embed": (self.vocab_size, D), "puzzle": (D,)}
+        if "learned" in self.positions:
+            shapes["position"] = (self.tokens, D)
+        for level, layers in (("H", self.h_layers), ("L", self.l_layers)):
+            shapes |= {f"{level}.{i}.{n}": s for i in range(layers) for n, s in block.items()}
+        shapes |= {"q_head": (self.actions, D), "start_H": (D,), "start_L": (D,)}
+        halting = {"halt_head.weight": (2, D), "halt_head.bias": (2,)} if self.halting else {}
+        return shapes | halting
+
 
 AGENT = ord("@")
 LEAST_BASE = 1e-6  # beyond it and its inverse, angles overflow or are all alike

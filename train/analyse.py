@@ -25,7 +25,7 @@ from hrm_fast import HRM, Carry
 from hrm_fast.config import AGENT
 from train import agents, cli, convergence
 from train.checkpoint import load, replacing
-from train.config import SEED_LIMIT, Config, choose_device, fit_model_to_board, require
+from train.config import SEED_LIMIT, Config, choose_device, require
 from train.convergence import COLUMNS, INTERVENTIONS, LEVELS, REFERENCES
 from train.record import decide_and_record
 
@@ -57,16 +57,6 @@ class Analyse:
         good = self.segments is None or 2 <= self.segments <= 1024
         require("segments", self.segments, good, "2 to 1024")
         require("seed", self.seed, 0 <= self.seed < SEED_LIMIT, f"0 to {SEED_LIMIT - 1}")
-
-
-def load_agent(path: Path, device: torch.device | str = "cpu") -> tuple[Config, HRM]:
-    """Config and model; ValueError: there is no such agent, or it does not fit its own maze."""
-    config, hrm = load(agents.find(path), device)
-    fitted = fit_model_to_board(config)
-    for name in ("cells", "actions"):
-        own, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
-        require(f"{path}: hrm.{name}", own, own == right, f"{right}, as its maze has")
-    return config, hrm
 
 
 class Walk(NamedTuple):
@@ -251,7 +241,7 @@ def main() -> None:
     options = cli.parse(Analyse, __doc__ or "")
     table = options.checkpoint
     if table.suffix != ".csv":
-        config, hrm = load_agent(options.checkpoint, choose_device(options.device))
+        config, hrm = load(agents.find(options.checkpoint), choose_device(options.device))
         table = options.out / "convergence.csv"
         with replacing(table) as part, part.open("w", newline="") as file:  # a bad path fails here
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

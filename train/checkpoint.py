@@ -1,13 +1,18 @@
 """Checkpoints: one safetensors file that carries its config as JSON. Loading one runs no code.
 
 Every file is written beside its place, flushed to the disk and renamed, so a crash or a full disk
-leaves the earlier one as it was.
+leaves the earlier one as it was. SHA-256 sums of header and data tell what was damaged later on.
+Nothing is allocated for a file whose header does not fit.
 """
 
 import contextlib
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,12 +23,30 @@ from hrm_fast import HRM
 from train import config as configs
 from train.config import Config
 
+DTYPES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.bfloat16: "BF16",
+    torch.uint8: "U8",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+}
+HEADER_SUM, DATA_SUM = "sha256.header", "sha256.data"  # in the metadata; older files have none
+
+Header = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype as safetensors calls it, shape
+
+
+class Damaged(ValueError):
+    """A checkpoint that is not there, not whole, or not what was written."""
+
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it if the block ends well, else removed.
 
-    What is there and no regular file, such as /dev/stdout, is written to as it is.
+    What stood there is renamed to `previous` where that is asked for. What is there and no regular
+    file, such as /dev/stdout, is written to as it is.
 
     Raises:
         OSError: the disk is full or the folder cannot be written, in one line that names `path`.
@@ -35,9 +58,12 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
+        _to_disk(part)
+        if previous is not None:
+            os.replace(path, previous)
         os.replace(part, path)
+        with contextlib.suppress(OSError):  # not every file system can flush a folder
+            _to_disk(path.parent)
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise OSError(f"{path} could not be written: {why}; what stood there is kept") from None
@@ -46,25 +72,90 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as part:
         part.write_text(text)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    with replacing(path) as part:
-        save_file({name: x.contiguous().cpu() for name, x in tensors.items()}, part, metadata)
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: dict[str, str],
+    previous: Path | None = None,
+) -> None:
+    """Write them with their sums; `previous` as in `replacing`."""
+    own = {name: x.contiguous().cpu() for name, x in tensors.items()}
+    metadata = metadata | {DATA_SUM: _data_sum(own)}
+    metadata[HEADER_SUM] = _header_sum(header_of(own), metadata)
+    with replacing(path, previous) as part:
+        save_file(own, part, metadata)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """ValueError: no such file, or not a whole safetensors file."""
+def header_of(tensors: Mapping[str, Tensor]) -> Header:
+    return {name: (DTYPES[x.dtype], tuple(x.shape)) for name, x in tensors.items()}
+
+
+def _header_sum(header: Header, metadata: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps([header, metadata], sort_keys=True).encode()).hexdigest()
+
+
+def _data_sum(tensors: dict[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+class Opened(NamedTuple):
+    """A checkpoint of which only the header has been read."""
+
+    path: Path
+    header: Header
+    metadata: dict[str, str]
+    file: Any
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Damaged: not what was written."""
+        tensors = {name: self.file.get_tensor(name) for name in self.header}
+        if self.metadata.get(DATA_SUM) not in (None, _data_sum(tensors)):
+            raise Damaged(f"{self.path} is damaged: expected the data that was written (SHA-256)")
+        return tensors
+
+    def match(self, expected: Header) -> None:
+        """ValueError: a tensor is missing, unknown, or of another shape or dtype."""
+        for name in sorted(set(self.header) ^ set(expected)):
+            what = "missing" if name in expected else "not of this architecture"
+            raise ValueError(f"tensor {name} is {what}: expected those of the config beside it")
+        for name, (dtype, shape) in self.header.items():
+            if (dtype, shape) != expected[name]:
+                right, size = expected[name]
+                found = f"tensor {name} is {dtype} {list(shape)}"
+                raise ValueError(f"{found}: expected {right} {list(size)}")
+
+
+@contextlib.contextmanager
+def opening(path: Path) -> Iterator[Opened]:
+    """Damaged: no such file, not a whole safetensors file, or not the header that was written."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            header = {n: (x.get_dtype(), tuple(x.get_shape())) for n, x in parts.items()}
+            metadata = file.metadata() or {}
+            if metadata.pop(HEADER_SUM, None) not in (None, _header_sum(header, metadata)):
+                raise Damaged(f"{path} is damaged: expected the header that was written (SHA-256)")
+            yield Opened(path, header, metadata, file)
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: expected a checkpoint") from None
+        raise Damaged(f"{path} does not exist: expected a checkpoint") from None
     except (SafetensorError, OSError) as error:
-        raise ValueError(
+        raise Damaged(
             f"{path} is not a whole safetensors file ({error}): expected a checkpoint that "
             "train.dqn wrote"
         ) from None
@@ -80,7 +171,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Config, 
     """Read a checkpoint file, or a run folder's best (else last) one.
 
     Raises:
-        ValueError: there is none, it is truncated, of another kind or of another architecture.
+        ValueError: there is none, it is damaged, of another kind or of another architecture, or
+            its model does not fit its maze.
     """
     path = Path(path)
     if path.is_dir():
@@ -88,26 +180,46 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Config, 
         if not found:
             raise ValueError(f"{path} holds no checkpoint: expected best or last.safetensors")
         path = found[0]
-    tensors, metadata = load_tensors(path)
-    if "config" not in metadata:
-        raise ValueError(f"{path} has no config in it: expected a checkpoint that train.dqn wrote")
-    try:
-        config = configs.from_json(metadata["config"])
-        hrm = HRM(config.hrm)
-        _match(tensors, hrm.state_dict())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    hrm.load_state_dict(tensors)
+    with opening(path) as file:
+        try:
+            config = _config(file.metadata)
+            file.match({name: ("F32", shape) for name, shape in config.hrm.shapes().items()})
+            hrm = HRM(config.hrm)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        hrm.load_state_dict(file.tensors())
     return config, hrm.to(device).eval()
 
 
-def _match(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    for name in sorted(set(tensors) ^ set(expected)):
-        what = "missing" if name in expected else "not of this architecture"
-        raise ValueError(f"tensor {name} is {what}: expected those of the config beside it")
-    for name, x in tensors.items():
-        if x.shape != expected[name].shape or x.dtype != expected[name].dtype:
-            raise ValueError(
-                f"tensor {name} is {x.dtype} {list(x.shape)}: expected "
-                f"{expected[name].dtype} {list(expected[name].shape)}"
-            )
+def _config(metadata: dict[str, str]) -> Config:
+    if "config" not in metadata:
+        raise ValueError("there is no config in it: expected a checkpoint that train.dqn wrote")
+    config = configs.from_json(metadata["config"])
+    fitted = configs.fit_model_to_board(config)
+    for name in ("cells", "actions"):
+        own, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
+        configs.require(f"hrm.{name}", own, own == right, f"{right}, as its maze has")
+    return config
+
+
+def load_reference(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint of the published codes, for `hrm_fast.from_reference`.
+
+    HRM-Agent keeps them under "qvalue_net", sapientinc/HRM saves nothing else. Both are pickles,
+    of which torch's reader (`weights_only`) takes tensors and plain containers alone.
+
+    Raises:
+        ValueError: there is none, it is damaged, or holds anything else.
+    """
+    expected = "expected a checkpoint of HRM-Agent or HRM"
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}, {expected}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as error:
+        why = str(error).splitlines()[0][:200]
+        raise ValueError(f"{path} is no file of plain tensors ({why}): {expected}") from None
+    weights = data.get("qvalue_net", data) if isinstance(data, Mapping) else None
+    if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
+        raise ValueError(f"{path} holds no table of weights: {expected}")
+    return dict(weights)

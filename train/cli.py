@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,7 +67,11 @@ def _first_message(box: str) -> str:
 
 
 def main(program: Callable[[], int | None]) -> NoReturn:
-    """Run a program: bad input and failed reads or writes end it with one line, not a traceback."""
+    """Run a program: bad input and failed reads or writes end it with one line, not a traceback.
+
+    SIGTERM ends it as an exception does, so that half-written files are tidied up.
+    """
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         sys.exit(program() or 0)
     except BrokenPipeError:  # the reader of a pipe has gone: nothing to tell, nobody to tell it to
@@ -80,3 +85,5 @@ def main(program: Callable[[], int | None]) -> NoReturn:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         fail(f"out of memory ({str(error)[:200]}): expected smaller sizes")
+    finally:
+        signal.signal(signal.SIGTERM, before)

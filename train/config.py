@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 import types
 import typing
@@ -47,6 +48,8 @@ class Config:
     """Updates between two saves of all that --resume needs."""
     cuda_graph: bool = True
     """Repeat a whole cycle as one CUDA graph where the device is a GPU; off for debugging."""
+    deterministic: bool = False
+    """On a GPU, take only operations that give the same bits every time; a CPU always does."""
     wandb: bool = False
     """Log to Weights & Biases as well (pip install wandb)."""
     env: MazeSpec = field(default_factory=MazeSpec)
@@ -214,6 +217,16 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device is {name!r} ({why}): expected auto, cpu or cuda") from None
     require("device", name, device.type in ("cpu", "cuda"), "auto, cpu or cuda")
     return device
+
+
+def use_deterministic_algorithms(config: Config, device: torch.device) -> None:
+    """ValueError: what is asked for has no deterministic algorithm on a GPU."""
+    if device.type == "cuda":
+        priority, why = config.dqn.priority, "0, since drawing by priority is not deterministic"
+        require("dqn.priority", priority, priority == 0, f"{why} on a GPU")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def to_json(config: Config) -> str:

@@ -1,7 +1,6 @@
 """The settings of deep Q-learning, each with its limits."""
 
 from dataclasses import dataclass
-from math import inf
 
 
 def require(name: str, value: object, good: bool, expected: str) -> None:
@@ -9,12 +8,13 @@ def require(name: str, value: object, good: bool, expected: str) -> None:
         raise ValueError(f"{name} is {value!r}: expected {expected}")
 
 
+MOST = 10**12  # of what is counted
 DQN_RANGES: dict[str, tuple[float, float]] = {  # those not named here: 0 to 1
     **dict.fromkeys(("num_mazes", "batch_size"), (1, 2**20)),
-    **dict.fromkeys(("replay_size", "learning_starts"), (1, inf)),
+    **dict.fromkeys(("replay_size", "learning_starts"), (1, MOST)),
     **dict.fromkeys(("n_step", "relabel_reach"), (1, 1_000)),
     "refresh": (0, 1_000),
-    **dict.fromkeys(("epsilon_updates", "warmup_updates"), (0, inf)),
+    **dict.fromkeys(("epsilon_updates", "warmup_updates"), (0, MOST)),
     **dict.fromkeys(("beta1", "beta2"), (0, 0.999999)),
 }
 
@@ -77,7 +77,7 @@ class DQNConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             low, high = DQN_RANGES.get(name, (0, 1))
-            limits = f"{low} to {high}" if high < inf else f"{low} or more"
+            limits = f"{low} to {high}"
             require(f"dqn.{name.replace('_', '-')}", value, low <= value <= high, limits)
         rows = self.replay_size // self.num_mazes
         why = f"at least {self.num_mazes * (self.n_step + 1)}, that is num-mazes * (n-step + 1)"

@@ -21,10 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from hrm_fast import HRMConfig
-from train import cli, curve
+from train import agents, cli, curve
 from train import config as configs
-from train.analyse import load_agent
-from train.checkpoint import replacing
+from train.checkpoint import load, replacing
 from train.config import SEED_LIMIT, Config, require
 from train.evaluate import greedy, rollout
 
@@ -115,7 +114,7 @@ def sweep(groups: dict[str, list[Path]], options: Figures) -> Iterator[dict[str,
     """The rows of segments.csv."""
     for label, folders in groups.items():
         for folder in folders:
-            config, hrm = load_agent(folder)
+            config, hrm = load(agents.find(folder))
             for segments in options.segments:
                 walker = greedy(hrm, options.episodes, segments)
                 device = hrm.puzzle.device

@@ -6,16 +6,16 @@ must lie on the device: whatever the host hands in or decides is frozen when a g
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 WARM_UP = 3  # calls before the capture: kernels are compiled and tuned, buffers find their size
 
-Result = tuple[Tensor, Tensor]
+Result = TypeVar("Result", bound=tuple)
 
 
-class Graphs:
+class Graphs(Generic[Result]):
     """Calls `function`; from the fourth call with the same arguments on as one CUDA graph.
 
     Its result lies in the same memory at every later call. `generator` is what it draws from.

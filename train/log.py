@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import os
 import sys
 import time
 from collections import defaultdict
@@ -80,9 +81,10 @@ class Log:
         """The CSV up to `update`: rows behind the saved state will be made again."""
         rows: list[dict[str, str]] = []
         if update and self.path.exists():
+            whole = self.path.read_text(errors="replace").rpartition("\n")[0]  # no torn last row
             try:
-                with open(self.path, newline="") as file:
-                    rows = [row for row in csv.DictReader(file) if int(row["update"]) <= update]
+                read = csv.DictReader(whole.splitlines())
+                rows = [row for row in read if int(row["update"]) <= update]
             except (ValueError, KeyError, TypeError, csv.Error):
                 raise ValueError(
                     f"{self.path} is damaged: expected the run's log, or none"
@@ -99,6 +101,8 @@ class Log:
         try:
             with open(self.path, "a", newline="") as file:
                 csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise OSError(f"{self.path} could not be written: {error.strerror}") from None
         update = int(numbers["update"])

@@ -102,6 +102,10 @@ class Optimiser:
             average_decay=dqn.target_decay,
         )
 
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers."""
+        return bool((self.flat.isfinite().all() & self.target_flat.isfinite().all()).item())
+
     def state(self) -> dict[str, Tensor]:
         weights = {"flat": self.flat, "target": self.target_flat}
         return weights | {"m": self.m, "v": self.v, "done": self.done}

@@ -62,7 +62,7 @@ class Replay:
         self.head = torch.zeros_like(self.filled)  # row that the next step goes to
         number = torch.empty(len(obs), device=obs.device)
         step = Transition(obs, number.long(), number, number, number.bool(), obs, seed, seed)
-        flat = _flatten(step)
+        flat = tensors_of(step)
         self._check_memory(flat)
         self.data = {name: x.new_empty((self.rows, *x.shape)) for name, x in flat.items()}
         if config.priority > 0:
@@ -85,7 +85,7 @@ class Replay:
 
     def add(self, step: Transition) -> None:
         """Write one step of all mazes over the oldest row, with the largest priority there is."""
-        new = _flatten(step)
+        new = tensors_of(step)
         if self.config.priority > 0:
             largest = self.data["priority"].max()
             new["priority"] = torch.where(largest > 0, largest, 1.0).expand(len(step.r_t))
@@ -258,7 +258,8 @@ def _with_goal(batch: Transition, goal: Goal, start: Carry) -> Transition:
     return batch
 
 
-def _flatten(step: Transition) -> dict[str, Tensor]:
+def tensors_of(step: Transition) -> dict[str, Tensor]:
+    """Its tensors by name, those of the seeds too; without a batch's walk."""
     flat = {name: x for name, x in step._asdict().items() if isinstance(x, Tensor)}
     for time in ("tm1", "t"):
         carry: Carry = getattr(step, f"seed_{time}")

@@ -40,12 +40,14 @@ def register(schema: str, compute: Callable[..., Any], fake: Callable[..., Any])
 
 class Tuned(Autotuner):
     """Takes the default where a launch is too small to tell configurations apart: what is found
-    once per shape of a model must not come from a test or from a single board."""
+    once per shape of a model must not come from a test or from a single board. So too where
+    torch must be deterministic: timings are not."""
 
     def run(self, *args: Any, grid: Any, **more: Any) -> Any:
         default = self.configs[0].all_kwargs()
         given = dict(zip(self.arg_names, args, strict=False)) | more | default
-        if math.prod(grid(given) if callable(grid) else grid) < FEW:
+        few = math.prod(grid(given) if callable(grid) else grid) < FEW
+        if few or torch.get_deterministic_debug_mode() == 2:
             return self.fn.run(*args, grid=grid, **more, **default)
         return super().run(*args, grid=grid, **more)
 

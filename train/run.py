@@ -1,0 +1,219 @@
+"""A run on the disk: its folder, which one process at a time writes to, and its way through the
+updates with log, evaluations and saves. What is trained is `train.dqn`'s."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from torch import Tensor
+
+from train import checkpoint
+from train import config as configs
+from train.checkpoint import Damaged
+from train.config import Config
+from train.evaluate import SELECTION_SEED, evaluate
+from train.log import Log
+from train.replay import tensors_of
+from train.targets import epsilon_at
+
+if TYPE_CHECKING:
+    from train.dqn import Trainer
+
+T = TypeVar("T")
+
+STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
+
+
+class Run:
+    """A run's folder: its log, its checkpoints, and the signals that end it early."""
+
+    def __init__(self, config: Config, trainer: Trainer) -> None:
+        self.config, self.trainer = config, trainer
+        self.folder = Path(config.run_dir or "")
+        self.lock = claim(self.folder)
+        self.stopped_by: int | None = None
+        self.is_whole = False  # the folder's STATE, so that it is kept as PREVIOUS
+        seconds, self.best = self._resume() if config.resume else (0.0, -1.0)
+        self.finite_at = trainer.update
+        self.began = time.perf_counter() - seconds
+        wandb = dataclasses.asdict(config) if config.wandb else None
+        self.log = Log(self.folder, config.updates, trainer.update, wandb)
+        if not config.resume:
+            self.save()  # before config.json makes it a run: a run can always be resumed
+        kept = replace(config, resume=None)
+        checkpoint.write_text(self.folder / "config.json", configs.to_json(kept))
+
+    def _resume(self) -> tuple[float, float]:
+        trainer, config = self.trainer, self.config
+        numbers, path, skipped = newest(self.folder, trainer.restore)
+        why = f"more than {trainer.update}, where the run stands"
+        configs.require("updates", config.updates, config.updates > trainer.update, why)
+        if skipped:
+            print(f"{'; '.join(skipped)}. Going on from update {trainer.update} in {path}")
+        self.is_whole = path.name == STATE
+        return numbers
+
+    def train(self) -> None:
+        """Cycle until the updates are done or a signal comes; log, evaluate and save on the way."""
+        trainer, config = self.trainer, self.config
+        logged, since = trainer.update, time.perf_counter()
+        is_cut = False
+        while trainer.update < config.updates and self.stopped_by is None:
+            before = trainer.update
+            is_cut = config.updates - before < config.hrm.segments
+            if is_cut:
+                self.save()  # with more updates, the cycle is repeated from here, uncut
+            loss, q = trainer.cycle()
+            self.log.progress(trainer.update - before)
+            evaluates, logs, saves = (
+                before // every != trainer.update // every
+                for every in (config.eval_every, config.log_every, config.save_every)
+            )
+            if logs or evaluates or trainer.update == config.updates:
+                speed = (trainer.update - logged) / (time.perf_counter() - since)
+                numbers = self._numbers(loss, q, speed)
+                self.log.row(numbers | (self._evaluate() if evaluates else {}))
+                logged, since = trainer.update, time.perf_counter()
+            if saves and not is_cut:
+                self.save()
+        self.save(state=not is_cut)
+
+    def stop(self, number: int, _: object) -> None:
+        """A signal's handler: end after this cycle; a second signal does not wait for that."""
+        if self.stopped_by is not None:
+            raise KeyboardInterrupt
+        self.stopped_by = number
+
+    def _numbers(self, loss: Tensor, q: Tensor, speed: float) -> dict[str, float]:
+        trainer, dqn = self.trainer, self.config.dqn
+        self.check()
+        numbers = {
+            "update": trainer.update,
+            "transitions": trainer.transitions,
+            "seconds": time.perf_counter() - self.began,
+            "updates_per_second": speed,
+            "charts/SPS": speed * dqn.num_mazes / self.config.hrm.segments,
+            "charts/epsilon": epsilon_at(dqn, trainer.optimiser.done).item(),
+            "charts/learning_rate": dqn.learning_rate * trainer.optimiser.share(trainer.update),
+            "losses/td_loss": loss.item(),
+            "losses/q_values": q.item(),
+        }
+        episodes, success, length, total = trainer.collector.finished()
+        if episodes:
+            numbers["charts/success"] = success
+            numbers["charts/episodic_length"] = length
+            numbers["charts/episodic_return"] = total
+        return numbers
+
+    def _evaluate(self) -> dict[str, float]:
+        """Greedy episodes on mazes that training never sees; the best weights so far are kept."""
+        config, judged = self.config, self.trainer.judged
+        with self.trainer.phase("evaluate"):
+            result = evaluate(judged, config.env, config.eval_episodes, SELECTION_SEED)
+        if result.success >= self.best:
+            self.best = result.success
+            checkpoint.save(self.folder / "best.safetensors", judged, config)
+        ratio = result.shortest_ratio
+        return {
+            "eval/success": result.success,
+            "eval/episodic_length": result.mean_length,
+            **({} if ratio is None else {"eval/shortest_ratio": ratio}),
+        }
+
+    def save(self, state: bool = True) -> None:
+        """Write the weights and, with `state`, all that --resume needs."""
+        self.check()
+        with self.trainer.phase("save"):
+            checkpoint.save(self.folder / "last.safetensors", self.trainer.judged, self.config)
+            if state:
+                seconds = time.perf_counter() - self.began
+                previous = self.folder / PREVIOUS if self.is_whole else None
+                self.trainer.save(self.folder / STATE, seconds, self.best, previous)
+                self.is_whole = True
+
+    def check(self) -> None:
+        """ValueError for a loss or weights that are no numbers: they must not replace good ones.
+
+        Looks only where the run logs or saves, since a GPU would be waited for; so the batch that
+        is kept is the present one, and what went wrong may be as old as the last look.
+        """
+        trainer, learned = self.trainer, self.trainer.learned
+        loss = 0.0 if learned is None else learned.loss.item()
+        if math.isfinite(loss) and trainer.optimiser.is_finite():
+            self.finite_at = trainer.update
+            return
+        what = f"the weights after update {trainer.update} are not finite: expected finite ones"
+        if not math.isfinite(loss):
+            what = f"the loss of update {trainer.update} is {loss}: expected a finite loss"
+        kept = ""
+        if learned is not None:
+            path = self.folder / "bad_batch.safetensors"
+            numbers = {"update": str(trainer.update), "loss": str(loss)}
+            checkpoint.save_tensors(path, tensors_of(learned.batch) | {"y": learned.y}, numbers)
+            kept = f"; the batch of that update is in {path}"
+        raise ValueError(f"{what}; all was well at update {self.finite_at}{kept}")
+
+    def close(self) -> None:
+        """Finish the log and let go of the folder."""
+        self.log.close()
+        os.close(self.lock)
+
+
+def choose_folder(config: Config) -> Config:
+    """Name the run's folder: the resumed one, the one asked for, or a free one under runs/."""
+    if config.resume:
+        return replace(config, run_dir=config.resume)
+    if config.run_dir:
+        if (Path(config.run_dir) / "config.json").exists():
+            raise ValueError(
+                f"run-dir is {config.run_dir!r}, which holds a run: expected a new folder, "
+                f"or --resume {config.run_dir}"
+            )
+        return config
+    name = f"runs/{config.preset}-{config.seed}"
+    free = (f"{name}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 10_000))))
+    return replace(config, run_dir=next(f for f in free if not Path(f).exists()))
+
+
+def claim(folder: Path) -> int:
+    """Make the folder, lock it, and clear away what a killed process was just writing.
+
+    The lock lasts until the returned descriptor is closed, at the latest until the process ends.
+    ValueError: another process writes there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ValueError(
+            f"{folder} is in use: expected no other process to be training there"
+        ) from None
+    for part in folder.glob(".*.part"):
+        part.unlink()
+    return lock
+
+
+def newest(folder: Path, restore: Callable[[Path], T]) -> tuple[T, Path, list[str]]:
+    """Restore the newest state that is whole: the result, its file, why others were skipped.
+
+    ValueError: none is whole, or the newest does not fit.
+    """
+    skipped: list[str] = []
+    for path in (folder / STATE, folder / PREVIOUS):
+        try:
+            return restore(path), path, skipped
+        except Damaged as error:
+            skipped.append(str(error))
+        except ValueError as error:
+            raise ValueError(f"{folder} cannot be resumed as asked: {error}") from None
+    raise ValueError(f"{folder} cannot be resumed: {'; '.join(skipped)}")
