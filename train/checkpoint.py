@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,26 +199,3 @@ def _config(metadata: dict[str, str]) -> Config:
         own, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
         configs.require(f"hrm.{name}", own, own == right, f"{right}, as its maze has")
     return config
-
-
-def load_reference(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint of the published codes, for `hrm_fast.from_reference`.
-
-    HRM-Agent keeps them under "qvalue_net", sapientinc/HRM saves nothing else. Both are pickles,
-    of which torch's reader (`weights_only`) takes tensors and plain containers alone.
-
-    Raises:
-        ValueError: there is none, it is damaged, or holds anything else.
-    """
-    expected = "expected a checkpoint of HRM-Agent or HRM"
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}, {expected}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as error:
-        why = str(error).splitlines()[0][:200]
-        raise ValueError(f"{path} is no file of plain tensors ({why}): {expected}") from None
-    weights = data.get("qvalue_net", data) if isinstance(data, Mapping) else None
-    if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
-        raise ValueError(f"{path} holds no table of weights: {expected}")
-    return dict(weights)

@@ -238,9 +238,9 @@ def from_json(text: str) -> Config:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
+        raise ValueError(f"not JSON: {error}: expected what train.dqn wrote") from None
     except RecursionError:
-        raise ValueError("not JSON that train.dqn wrote: nested too deeply") from None
+        raise ValueError("nested too deeply: expected JSON that train.dqn wrote") from None
     return _build(Config, data, "config")
 
 

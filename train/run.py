@@ -40,7 +40,7 @@ class Run:
         self.folder = Path(config.run_dir or "")
         self.lock = claim(self.folder)
         self.stopped_by: int | None = None
-        self.is_whole = False  # the folder's STATE, so that it is kept as PREVIOUS
+        self.saved_at: int | None = None  # of the folder's STATE, where that is whole
         seconds, self.best = self._resume() if config.resume else (0.0, -1.0)
         self.finite_at = trainer.update
         self.began = time.perf_counter() - seconds
@@ -58,7 +58,7 @@ class Run:
         configs.require("updates", config.updates, config.updates > trainer.update, why)
         if skipped:
             print(f"{'; '.join(skipped)}. Going on from update {trainer.update} in {path}")
-        self.is_whole = path.name == STATE
+        self.saved_at = trainer.update if path.name == STATE else None
         return numbers
 
     def train(self) -> None:
@@ -129,15 +129,17 @@ class Run:
         }
 
     def save(self, state: bool = True) -> None:
-        """Write the weights and, with `state`, all that --resume needs."""
+        """Write the weights and, with `state`, all that --resume needs, unless it is there."""
+        if self.saved_at == self.trainer.update:
+            return
         self.check()
         with self.trainer.phase("save"):
             checkpoint.save(self.folder / "last.safetensors", self.trainer.judged, self.config)
             if state:
                 seconds = time.perf_counter() - self.began
-                previous = self.folder / PREVIOUS if self.is_whole else None
+                previous = None if self.saved_at is None else self.folder / PREVIOUS
                 self.trainer.save(self.folder / STATE, seconds, self.best, previous)
-                self.is_whole = True
+                self.saved_at = self.trainer.update
 
     def check(self) -> None:
         """ValueError for a loss or weights that are no numbers: they must not replace good ones.

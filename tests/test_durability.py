@@ -1,0 +1,376 @@
+"""What a run survives: kills, full disks, torn and foreign files, a second process, bad numbers."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save, save_file
+from test_cli import Attack
+from test_continuation import CPU, bits_of, small, walk
+
+from hrm_fast import HRM
+from train import checkpoint, cli, log
+from train import config as configs
+from train.config import PRESETS, Config
+from train.dqn import Run, Trainer
+from train.run import PREVIOUS, STATE, newest
+
+TESTS = Path(__file__).parent
+QUICK = PRESETS["quick"]
+ENV = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
+
+
+def killed(kills: int, folder: Path) -> None:
+    program = [sys.executable, str(TESTS / "kill_training.py"), str(kills), str(folder / "runs")]
+    out = subprocess.run(program, capture_output=True, text=True, env=ENV, check=False)
+    assert out.returncode == 0, out.stderr
+    assert int(out.stdout.split()[0]) >= kills
+
+
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    killed(8, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_killed_200_times_goes_on(tmp_path: Path) -> None:
+    killed(200, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A run of 12 updates that saved at 0, 4, 8 and 12."""
+    config = replace(small("quick", "carry"), updates=12, save_every=4, eval_every=4)
+    config = replace(config, eval_episodes=4, run_dir=str(tmp_path_factory.mktemp("saved")))
+    walk(config)
+    return config
+
+
+def copy(config: Config, to: Path) -> Config:
+    shutil.copytree(config.run_dir or "", to)
+    return replace(config, run_dir=str(to), resume=str(to), updates=16)
+
+
+def torn(data: bytes, draw: random.Random) -> bytes:
+    """Cut off, with a flipped bit, or with zeros in place of a piece: what power cuts leave."""
+    at = draw.randrange(len(data))
+    kind = draw.randrange(3)
+    if kind == 0:
+        return data[:at]
+    if kind == 1:
+        return data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :]
+    return data[:at] + bytes(len(data[at : at + 512])) + data[at + 512 :]
+
+
+def test_torn_states(saved: Config, tmp_path: Path) -> None:
+    """Whatever was torn, what loads is what was saved, and the state before it is there."""
+    folder, trainer, draw = Path(saved.run_dir or ""), Trainer(saved, CPU), random.Random(0)
+    whole = (folder / STATE).read_bytes()
+    trainer.restore(folder / STATE)
+    right = {name: bits_of(x) for name, x in trainer.tensors().items()}
+    shutil.copy(folder / PREVIOUS, tmp_path)
+    fell_back = 0
+    for _ in range(300):
+        (tmp_path / STATE).write_bytes(torn(whole, draw))
+        _, path, skipped = newest(tmp_path, trainer.restore)
+        if path.name == PREVIOUS:
+            assert trainer.update == 8 and len(skipped) == 1
+            fell_back += 1
+        else:  # padding of the header, zeros over zeros, or the name under which a sum is kept
+            assert {name: bits_of(x) for name, x in trainer.tensors().items()} == right
+    assert fell_back > 250
+
+
+def test_the_message_names_what_was_skipped(
+    saved: Config, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = copy(saved, tmp_path / "run")
+    state, previous = (tmp_path / "run" / name for name in (STATE, PREVIOUS))
+    whole = state.read_bytes()
+    state.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    before = previous.read_bytes()
+    run = Run(config, Trainer(config, CPU))
+    said = capsys.readouterr().out
+    assert f"{state} is damaged: expected the data that was written (SHA-256)" in said
+    assert f"Going on from update 8 in {previous}" in said
+    run.trainer.cycle()
+    run.save()
+    assert previous.read_bytes() == before  # a damaged state never takes its place
+    run.trainer.cycle()
+    run.save()
+    assert previous.read_bytes() != before
+    run.close()
+    for path in (state, previous):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"state.safetensors is not .*; .*state.previous") as error:
+        Run(config, Trainer(config, CPU))
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_torn_in_its_last_row(saved: Config, tmp_path: Path) -> None:
+    config = copy(saved, tmp_path / "run")
+    path = tmp_path / "run" / "metrics.csv"
+    whole = path.read_text()
+    for tail in ("1", "13,17", "16,1,2,3,4,5,6,7,8,9,1,1,1,1,1\n17", "\0" * 100):
+        path.write_text(whole + tail)
+        Run(config, Trainer(config, CPU)).close()
+        assert path.read_text() == whole
+
+
+def test_torn_weights(saved: Config, tmp_path: Path) -> None:
+    draw, path = random.Random(1), tmp_path / "best.safetensors"
+    whole = (Path(saved.run_dir or "") / "best.safetensors").read_bytes()
+    right = checkpoint.load(Path(saved.run_dir or ""))[1].state_dict()
+    refused = 0
+    for _ in range(200):
+        path.write_bytes(torn(whole, draw))
+        try:
+            found = checkpoint.load(path)[1].state_dict()
+        except ValueError as error:
+            assert str(path) in str(error) and "expected" in str(error)
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            assert all(torch.equal(x, right[name]) for name, x in found.items())
+    assert refused > 150
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from dataclasses import replace
+from test_continuation import CPU, small
+from train import cli
+from train.dqn import Run, Trainer
+
+def program():
+    config = replace(small("quick", "carry"), updates=1_000, save_every=2, log_every=2)
+    run = Run(replace(config, run_dir=sys.argv[1]), Trainer(config, CPU))
+    size = (run.folder / "state.safetensors").stat().st_size
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4_000, size + 4_000))
+    run.train()
+
+cli.main(program)
+"""
+
+
+def test_a_full_disk_ends_the_run_and_keeps_its_state(tmp_path: Path) -> None:
+    """The state grows with the replay until it no longer fits."""
+    folder = tmp_path / "run"
+    out = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=TESTS,
+        env=ENV,
+    )
+    assert out.returncode == 2, out.stderr
+    assert re.fullmatch(r"error: .*state.safetensors could not be written: .*\n", out.stderr)
+    assert not list(folder.glob(".*.part"))
+    config = configs.load(folder / "config.json")
+    trainer = Trainer(config, CPU)
+    assert newest(folder, trainer.restore)[2] == []
+    checkpoint.load(folder)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_no_space_is_told_in_one_line(tmp_path: Path) -> None:
+    run = log.Log(tmp_path, 1, 0, None)
+    run.path = Path("/dev/full")
+    with pytest.raises(OSError, match=r"^/dev/full could not be written: No space left on device$"):
+        run.row({"update": 1, "seconds": 0.0, "updates_per_second": 1.0, "losses/td_loss": 0.0})
+    run.close()
+
+
+def test_one_process_at_a_time(saved: Config, tmp_path: Path) -> None:
+    config = copy(saved, tmp_path / "run")
+    (tmp_path / "run" / ".state.safetensors.part").write_bytes(b"half")  # of a killed process
+    first = Run(config, Trainer(config, CPU))
+    assert not list((tmp_path / "run").glob(".*.part"))
+    with pytest.raises(ValueError, match=r"run is in use: expected no other process"):
+        Run(config, Trainer(config, CPU))
+    first.close()
+    Run(config, Trainer(config, CPU)).close()
+
+
+def test_terminated_before_the_loop_and_in_other_programs(tmp_path: Path) -> None:
+    """SIGTERM unwinds a program, which removes what it has half written."""
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom train import checkpoint, cli\n"
+        "def program():\n"
+        "    with checkpoint.replacing(Path(sys.argv[1])) as part:\n"
+        "        part.write_text('half')\n        print('now', flush=True)\n"
+        "        time.sleep(60)\n"
+        "cli.main(program)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "x")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENV)
+    assert process.stdout is not None and process.stdout.readline() == "now\n"
+    assert [path.name for path in tmp_path.iterdir()] == [".x.part"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_saves_and_a_second_signal_does_not_wait(saved: Config, tmp_path: Path) -> None:
+    config = replace(saved, updates=1_000, run_dir=str(tmp_path / "run"))
+    assert walk(config, cycles=7).trainer.update == 14  # stopped by signal 15
+    trainer = Trainer(config, CPU)
+    newest(tmp_path / "run", trainer.restore)
+    assert trainer.update == 14
+    run = Run(replace(config, resume=config.run_dir), trainer)
+    run.stop(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        run.stop(signal.SIGINT, None)
+    run.close()
+
+
+@pytest.mark.parametrize("where", ["loss", "weights"])
+def test_numbers_that_are_none_end_the_run(where: str, tmp_path: Path) -> None:
+    """At the first save, long before anything is logged; what was saved before stays."""
+    config = replace(small("quick", "carry"), updates=40, save_every=8, log_every=40)
+    config = replace(config, eval_every=40, run_dir=str(tmp_path / "run"))
+    trainer = Trainer(config, CPU)
+    run, cycle, folder = Run(config, trainer), trainer.cycle, tmp_path / "run"
+
+    def breaking() -> tuple[torch.Tensor, torch.Tensor]:
+        result = cycle()
+        if trainer.update == 12 and where == "loss":
+            trainer.replay.data["r_t"].fill_(float("inf"))
+        if trainer.update == 16 and where == "weights":
+            trainer.optimiser.flat[3] = float("nan")
+        return result
+
+    trainer.cycle = breaking  # type: ignore[method-assign]
+    what = r"loss of update 16 is (nan|inf)" if where == "loss" else r"weights after update 16"
+    with pytest.raises(ValueError, match=what + r".*; all was well at update 8; the batch of"):
+        run.train()
+    run.close()
+    again = Trainer(config, CPU)
+    again.restore(folder / STATE)
+    assert again.update == 8
+    assert checkpoint.load(folder)[1].get_parameter("embed").isfinite().all()
+    with checkpoint.opening(folder / "bad_batch.safetensors") as file:
+        assert file.metadata["update"] == "16"
+        kept = file.tensors()
+    assert kept["s_tm1"].shape == (config.dqn.batch_size, config.hrm.cells)
+    assert bool(kept["r_t"].isinf().any()) == (where == "loss")
+
+
+def test_the_loss_is_looked_at_only_where_the_run_logs_or_saves(tmp_path: Path) -> None:
+    config = replace(small("quick", "reset"), updates=40, save_every=20, log_every=10)
+    config = replace(config, eval_every=40, run_dir=str(tmp_path / "run"))
+    run = Run(config, Trainer(config, CPU))
+    looks, check = [], run.check
+    run.check = lambda: (looks.append(run.trainer.update), check())[1]  # type: ignore[method-assign]
+    run.train()
+    run.close()
+    assert sorted(set(looks)) == [10, 20, 30, 40]
+
+
+def weights(config: Config) -> dict[str, torch.Tensor]:
+    return {name: x.clone() for name, x in HRM(config.hrm).state_dict().items()}
+
+
+HUGE = {"cells": 1024, "width": 65_536, "h_layers": 1024, "l_layers": 1024}
+
+
+def foreign(folder: Path) -> dict[str, bytes]:
+    """Files that want to be a checkpoint."""
+    data = json.loads(configs.to_json(QUICK))
+    deep = "[" * 100_000 + "]" * 100_000
+
+    def with_config(**changes: Any) -> bytes:
+        text = changes.pop("text", None)
+        hrm = changes.pop("hrm", {})
+        changed = data | changes | {"hrm": data["hrm"] | hrm}
+        return save(weights(QUICK), {"config": text or json.dumps(changed)})
+
+    header = json.dumps({"x": {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}})
+    torch.save(Attack(folder / "attacked"), folder / "zip")
+    nan = data["dqn"] | {"gamma": float("nan")}
+    return {
+        "a torch pickle": (folder / "zip").read_bytes(),
+        "a header that asks for a terabyte": struct.pack("<Q", len(header)) + header.encode(),
+        "a config that asks for a terabyte": with_config(hrm=HUGE),
+        "a maze of more cells": with_config(hrm={"cells": 98}),
+        "more actions": with_config(hrm={"actions": 8}),
+        "a deep config": with_config(text=deep),
+        "a deep header": struct.pack("<Q", len(deep)) + deep.encode(),
+        "no number": with_config(dqn=nan),
+        "a huge number": with_config(updates=10**400),
+        "a number of many digits": with_config(text='{"updates": ' + "9" * 10_000 + "}"),
+        "huge counts": with_config(dqn=data["dqn"] | {"replay_size": 10**400}),
+    }
+
+
+def test_nothing_foreign_gets_in(
+    saved: Config, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither as weights nor as a state; nothing runs, and no model is made for any of them."""
+    config = copy(saved, tmp_path / "run")
+    shutil.copy(tmp_path / "run" / STATE, tmp_path / "run" / PREVIOUS)
+    trainer = Trainer(config, CPU)
+    for name, data in foreign(tmp_path).items():
+        path = tmp_path / f"{name.replace(' ', '-')}.safetensors"
+        path.write_bytes(data)
+        monkeypatch.setattr(checkpoint, "HRM", lambda _: pytest.fail("a model was made"))
+        with pytest.raises(SystemExit) as stop:
+            cli.main(lambda path=path: checkpoint.load(path) and None)
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and len(said.splitlines()) == 1, name
+        assert str(path) in said and "expected" in said and len(said) < 2_000, name
+        with pytest.raises(ValueError):
+            trainer.restore(path)
+    assert not (tmp_path / "attacked").exists()
+    assert trainer.update == 0
+
+
+def test_a_state_with_impossible_numbers(saved: Config, tmp_path: Path) -> None:
+    trainer = Trainer(saved, CPU)
+    with checkpoint.opening(Path(saved.run_dir or "") / STATE) as file:
+        tensors, metadata = file.tensors(), file.metadata
+    good = {name: metadata[name] for name in ("update", "transitions", "seconds", "best", "device")}
+    action = tensors | {"replay/a_tm1": torch.full_like(tensors["replay/a_tm1"], 4)}
+    cases: list[tuple[dict, dict, str]] = [
+        (action, {}, "holds the action 4: expected 0 to 3"),
+        (tensors, {"update": "nan"}, "update of .* is nan"),
+        (tensors, {"seconds": "inf"}, "seconds of .* is inf"),
+        (tensors, {"transitions": "9" * 5_000}, "transitions of .* is inf"),
+        (tensors, {"best": "-2"}, "best of .* is -2"),
+        (tensors, {"device": "cuda"}, "device is 'cpu': expected cuda"),
+        ({k: v for k, v in tensors.items() if k != "start"}, {}, "tensor start is missing"),
+        (tensors | {"optimiser/m": tensors["optimiser/m"].double()}, {}, "optimiser/m is F64"),
+    ]
+    for held, changes, words in cases:
+        save_file(held, tmp_path / "x", good | changes)
+        with pytest.raises(ValueError, match=words):
+            trainer.restore(tmp_path / "x")
+    assert trainer.update == 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_shapes_are_those_of_the_model(name: str) -> None:
+    for more in ({}, {"halting": True}, {"positions": "learned"}):
+        config = replace(PRESETS[name].hrm, **more)
+        own = {key: tuple(x.shape) for key, x in HRM(config).state_dict().items()}
+        assert config.shapes() == own
+
+
+def test_deterministic_on_a_gpu_says_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match=r"dqn\.priority is 0\.6: expected 0"):
+        configs.use_deterministic_algorithms(QUICK, torch.device("cuda"))
+    configs.use_deterministic_algorithms(QUICK, CPU)
+    assert not torch.are_deterministic_algorithms_enabled()
