@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from train.dqn import Run, Trainer
 from train.run import newest
 
 SAVE_EVERY = 4
+GOOD, DONE = 10, 11  # exit statuses
 LONGEST = 0.25  # seconds until a kill
 
 
@@ -57,10 +59,14 @@ def child(config: Config, seconds: float | None) -> tuple[int, int | None]:
     pid = os.fork()
     if pid == 0:
         status = 1
-        with contextlib.suppress(BaseException), open(os.devnull, "w") as sys.stdout:
-            train(config, write)
+        try:
+            with open(os.devnull, "w") as sys.stdout:
+                train(config, write)
             status = 0
-        os._exit(status)
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
     os.close(write)
     if seconds is not None:
         time.sleep(seconds)
@@ -72,19 +78,22 @@ def child(config: Config, seconds: float | None) -> tuple[int, int | None]:
     return status, int.from_bytes(told[-8:], "little") if told else None
 
 
-def check(config: Config, told: int | None) -> None:
-    """The newest whole state is at most one interval behind."""
+def is_done(config: Config, told: int | None) -> bool:
+    """Check that the newest whole state is at most one interval behind; is it the run's last?"""
     folder = Path(config.run_dir or "")
     if not (folder / "config.json").exists():
         assert told is None, "a run that trains can be resumed"
-        return
+        return False
     pid = os.fork()
     if pid == 0:
         trainer = Trainer(config, CPU)
         newest(folder, trainer.restore)
         late = (told or 0) - trainer.update
-        os._exit(0 if late < SAVE_EVERY + config.hrm.segments else 1)
-    assert os.waitpid(pid, 0)[1] == 0, "the newest state is too old or does not load"
+        good = late < SAVE_EVERY + config.hrm.segments
+        os._exit((DONE if trainer.update == config.updates else GOOD) if good else 1)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (GOOD, DONE), "the newest state is too old or does not load"
+    return status == DONE
 
 
 def main(kills: int, folder: Path) -> None:
@@ -94,13 +103,13 @@ def main(kills: int, folder: Path) -> None:
     while killed < kills:
         runs += 1
         config = config_of(folder / f"killed-{runs}", runs, updates=60)
-        status = -1
-        while status != 0:
+        done = False
+        while not done:
             seconds = random.uniform(0, LONGEST) if killed < kills else None
             status, told = child(config, seconds)
             assert os.WIFSIGNALED(status) or status == 0, f"run {runs} failed"
             killed += os.WIFSIGNALED(status)
-            check(config, told)
+            done = is_done(config, told)
         straight = config_of(folder / f"straight-{runs}", runs, updates=60)
         assert child(straight, None)[0] == 0
         left, wanted = (files(Path(c.run_dir or "")) for c in (config, straight))
