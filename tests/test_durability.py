@@ -20,7 +20,8 @@ from test_cli import Attack
 from test_continuation import CPU, bits_of, small, walk
 
 from hrm_fast import HRM
-from train import checkpoint, cli, log
+from profiling import soak
+from train import checkpoint, cli, dqn, log
 from train import config as configs
 from train.config import PRESETS, Config
 from train.dqn import Run, Trainer
@@ -374,3 +375,54 @@ def test_deterministic_on_a_gpu_says_what_it_cannot_do() -> None:
         configs.use_deterministic_algorithms(QUICK, torch.device("cuda"))
     configs.use_deterministic_algorithms(QUICK, CPU)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_soak_samples_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(soak.PRESETS, "quick", small("quick", "reset"))
+    monkeypatch.setattr("sys.argv", ["soak", "--minutes=0.02", "--every=0.2", f"--out={tmp_path}"])
+    soak.main()
+    rows = (tmp_path / "soak.csv").read_text().splitlines()
+    assert len(rows) >= 1 + soak.WARM_UP + 2
+    for row in rows[1:]:
+        _, _, rss, speed, share = map(float, row.split(","))
+        assert rss > 10 and speed > 0 and 0 < share <= 1
+    assert (tmp_path / "soak.png").stat().st_size > 5_000
+
+
+def test_drift_is_what_an_hour_adds() -> None:
+    steady = [soak.Sample(i, i, 500 + i / 6, 20.0, 0.9) for i in range(60)]
+    said = soak.drift(steady)
+    assert "rss_mib 500.3 to 509.8, +10 an hour" in said
+    assert "updates_per_second 20 to 20" in said
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: int,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    config = replace(small("quick", "reset"), updates=1_000, run_dir=str(tmp_path / "run"))
+    cycle = Trainer.cycle
+
+    def signalling(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+        if trainer.update == 4:
+            os.kill(os.getpid(), number)
+        return cycle(trainer)
+
+    monkeypatch.setattr(Trainer, "cycle", signalling)
+    monkeypatch.setattr(configs, "parse", lambda **_: config)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert dqn.program() == status
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    said = capsys.readouterr().out
+    assert "stopped at update 6 of 1000; saved." in said
+    assert f"python -m train.dqn --resume {tmp_path / 'run'}" in said
+    trainer = Trainer(config, CPU)
+    trainer.restore(tmp_path / "run" / STATE)
+    assert trainer.update == 6
