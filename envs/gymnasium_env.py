@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs import render
@@ -133,7 +133,7 @@ class MazeVectorEnv(VectorEnv[Board, npt.NDArray[np.int64], npt.NDArray[Any]]):
     for every `num_envs` and number of `threads`.
     """
 
-    metadata: dict[str, Any] = RENDER
+    metadata: dict[str, Any] = {**RENDER, "autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(
         self,
@@ -206,14 +206,6 @@ class MazeVectorEnv(VectorEnv[Board, npt.NDArray[np.int64], npt.NDArray[Any]]):
 
     def _shaped(self, boards: Board) -> Board:
         return boards.reshape(-1, self.maze.rows, self.maze.cols)
-
-
-# Gymnasium 1.0 has no word for it yet.
-if hasattr(gymnasium.vector, "AutoresetMode"):
-    MazeVectorEnv.metadata = {
-        **RENDER,
-        "autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP,
-    }
 
 
 def _spec(maze: MazeSpec | None, changes: Info) -> MazeSpec:

@@ -18,3 +18,8 @@ class Step(NamedTuple):
     """bool [N]: the time limit was reached and the goal was not."""
     final_obs: torch.Tensor
     """uint8 [N, cells]: the board the action led to, before any reset; `obs` where none ended."""
+
+    @property
+    def solved(self) -> torch.Tensor:
+        """bool [N]: the episode ended, not by the time limit, and that earned a reward above 0."""
+        return self.terminated & (self.reward > 0)

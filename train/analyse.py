@@ -25,7 +25,7 @@ from hrm_fast import HRM, Carry
 from hrm_fast.config import AGENT
 from train import agents, cli, convergence
 from train.checkpoint import load, replacing
-from train.config import SEED_LIMIT, Config, choose_device, require
+from train.config import SEED_LIMIT, Config, choose_device, maze_of, require
 from train.convergence import COLUMNS, INTERVENTIONS, LEVELS, REFERENCES
 from train.record import decide_and_record
 
@@ -188,14 +188,14 @@ def shortest_paths(spec: MazeSpec, boards: Tensor) -> tuple[Tensor, Tensor]:
 
 def study(config: Config, hrm: HRM, options: Analyse) -> Iterator[dict[str, object]]:
     """The rows of convergence.csv."""
-    segments = options.segments or config.hrm.segments
+    spec, segments = maze_of(config), options.segments or config.hrm.segments
     require("segments", segments, segments >= 2, "2 or more, such as --segments 8")
     for mode in dict.fromkeys(("carry", "reset", config.hrm.carry)):
         model = HRM(replace(config.hrm, carry=mode))
         model.load_state_dict(hrm.state_dict())
         model.to(hrm.puzzle.device).eval()
         for intervention in INTERVENTIONS:
-            result = walk(model, config.env, intervention, options, segments)
+            result = walk(model, spec, intervention, options, segments)
             changed, decisions = int(result.changed.sum()), len(result.changed)
             print(
                 f"{mode:<6} {intervention:<11} {result.solved:>5} of {options.mazes} mazes solved, "

@@ -40,6 +40,21 @@ def parse(
         fail(_first_message(said.getvalue()))
 
 
+def flag(args: Sequence[str], name: str) -> str | None:
+    """The value of a flag, read before tyro knows what the command line is built on."""
+    return take(args, name)[0]
+
+
+def take(args: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of a flag, and the arguments without it."""
+    for i, arg in enumerate(args):
+        if arg == name and i + 1 < len(args):
+            return args[i + 1], [*args[:i], *args[i + 2 :]]
+        if arg.startswith(f"{name}="):
+            return arg.removeprefix(f"{name}="), [*args[:i], *args[i + 1 :]]
+    return None, list(args)
+
+
 def _read_maps(args: Sequence[str]) -> list[str]:
     """`--env.map FILE.txt` stands for the file's rows, in one word: a row may begin with '-'."""
     text = "\0".join(args)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from envs import MazeBatch, MazeSpec
+from envs import GymSpec, MazeSpec, make_batch
 from hrm_fast import HRM, Carry
 from train.config import DQNConfig
 from train.replay import Transition, select
@@ -12,10 +12,10 @@ from train.replay import Transition, select
 class Collector:
     """The mazes, what they show now, and the z that the next decision starts from."""
 
-    def __init__(self, spec: MazeSpec, config: DQNConfig, hrm: HRM, seed: int) -> None:
+    def __init__(self, spec: MazeSpec | GymSpec, config: DQNConfig, hrm: HRM, seed: int) -> None:
         device = hrm.puzzle.device
         self.config = config
-        self.mazes = MazeBatch(spec, config.num_mazes, seed=seed, device=device)
+        self.mazes = make_batch(spec, config.num_mazes, seed=seed, device=device)
         self.obs = self.mazes.reset()  # uint8 [N, cells]
         self.seed = Carry(*(z.clone() for z in hrm.start_seed(config.num_mazes)))
         self.lengths = torch.zeros(config.num_mazes, dtype=torch.int64, device=device)
@@ -48,7 +48,7 @@ class Collector:
         self.obs.copy_(step.obs)
         for z, new in zip(self.seed, select(ends, hrm.start_seed(len(ends)), seed_t), strict=True):
             z.copy_(new)
-        self._count(step.reward, step.terminated, ends)
+        self._count(step.reward, step.solved, ends)
         return transition
 
     def _count(self, reward: Tensor, solved: Tensor, ends: Tensor) -> None:
@@ -82,3 +82,11 @@ class Collector:
         self.mazes.set_state(mazes)
         for name, mine in self._own().items():
             mine.copy_(state[name])
+
+    def begin_anew(self, hrm: HRM) -> None:
+        """New episodes everywhere: those that ran are lost."""
+        self.obs.copy_(self.mazes.reset())
+        for z, start in zip(self.seed, hrm.start_seed(len(self.obs)), strict=True):
+            z.copy_(start)
+        self.lengths.zero_()
+        self.returns.zero_()

@@ -8,11 +8,12 @@ import types
 import typing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+import tyro
 
-from envs import MazeSpec
+from envs import GymSpec, MazeSpec
 from hrm_fast import HRMConfig
 from hrm_fast.config import DType
 from train import cli
@@ -52,7 +53,7 @@ class Config:
     """On a GPU, take only operations that give the same bits every time; a CPU always does."""
     wandb: bool = False
     """Log to Weights & Biases as well (pip install wandb)."""
-    env: MazeSpec = field(default_factory=MazeSpec)
+    env: Annotated[MazeSpec | GymSpec, tyro.conf.AvoidSubcommands] = field(default_factory=MazeSpec)
     hrm: HRMConfig = field(default_factory=HRMConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)
 
@@ -65,11 +66,36 @@ class Config:
 
 
 def fit_model_to_board(config: Config) -> Config:
-    """The model's tokens and actions follow from the maze; they are not set by hand."""
-    env, hrm = config.env, config.hrm
-    highest = ord("|")  # of the codes on a board
-    require("hrm.vocab", hrm.vocab, hrm.vocab_size > highest, f"more than {highest}")
-    return replace(config, hrm=replace(hrm, cells=env.cells, columns=env.cols, actions=env.actions))
+    """The model's tokens and actions follow from the environment; they are not set by hand."""
+    env, hrm, vocab = config.env, config.hrm, config.hrm.vocab
+    if isinstance(env, GymSpec):
+        highest, vocab = env.vocab - 1, vocab or env.vocab
+        relabel, why = config.dqn.relabel, "0 where env is no maze: its goal cannot be redrawn"
+        require("dqn.relabel", relabel, relabel == 0, why)
+        require("hrm.vocab", vocab, vocab > highest, f"more than {highest}")
+    else:
+        highest = ord("|")  # of the codes on a board
+        require("hrm.vocab", vocab, hrm.vocab_size > highest, f"more than {highest}")
+    fitted = replace(hrm, cells=env.cells, columns=env.cols, actions=env.actions, vocab=vocab)
+    return replace(config, hrm=fitted)
+
+
+def in_gym(start: Config, asked: str) -> Config:
+    """A starting point on the environment `gym:ID` instead of a maze, or of the one it has."""
+    spec = GymSpec.parse(asked)
+    if isinstance(start.env, GymSpec):
+        require("env", asked, spec.id == start.env.id, f"gym:{start.env.id}, as the run began")
+        return start
+    require("env", asked, not start.resume, "none, as the run began in a maze")
+    hrm = replace(start.hrm, q_token="mean", cells=1, columns=1)  # nobody says that there is an '@'
+    return replace(start, env=spec, hrm=hrm, dqn=replace(start.dqn, relabel=0.0), eval_episodes=64)
+
+
+def maze_of(config: Config) -> MazeSpec:
+    """The run's maze. ValueError: it has none."""
+    if isinstance(config.env, GymSpec):
+        raise ValueError(f"env is gym:{config.env.id}: expected a maze, whose board can be read")
+    return config.env
 
 
 # The four rooms that quick walks: 7 x 7 cells, rooms of 3 x 3.
@@ -171,13 +197,16 @@ PRESETS: dict[str, Config] = {config.preset: fit_model_to_board(config) for conf
 def parse(args: list[str] | None = None, description: str = "") -> Config:
     """The command line of `python -m train.dqn`: --preset or --resume first, then the changes."""
     args = sys.argv[1:] if args is None else args
-    resume = _flag(args, "--resume")
+    resume = cli.flag(args, "--resume")
     if resume is not None:
         start = load(Path(resume) / "config.json")
     else:
         default = "paper-maze" if torch.cuda.is_available() else "quick"
-        start = PRESETS.get(_flag(args, "--preset") or default, PRESETS[default])
-    if _flag(args, "--env.map") is not None:  # the preset's doors belong to the preset's map
+        start = PRESETS.get(cli.flag(args, "--preset") or default, PRESETS[default])
+    asked, args = cli.take(args, "--env")
+    if asked is not None:
+        start = in_gym(start, asked)
+    elif cli.flag(args, "--env.map") is not None:  # the preset's doors belong to the preset's map
         plain = MazeSpec(map="room")
         kept = {n: getattr(start.env, n) for n in ("actions", "p_change", "max_steps", "crop_wall")}
         start = replace(start, env=replace(plain, **kept))
@@ -195,15 +224,6 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
         good = asked in (right, getattr(start.hrm, name))
         require(f"hrm.{name}", asked, good, f"{right}, which follows from env")
     return fitted
-
-
-def _flag(args: list[str], name: str) -> str | None:
-    for i, arg in enumerate(args):
-        if arg == name and i + 1 < len(args):
-            return args[i + 1]
-        if arg.startswith(name + "="):
-            return arg.removeprefix(name + "=")
-    return None
 
 
 def choose_device(name: str) -> torch.device:
@@ -267,6 +287,8 @@ def _build(cls: Any, data: Any, where: str) -> Any:
     values = {}
     for name, value in data.items():
         hint = hints[name]
+        if hint == MazeSpec | GymSpec:
+            hint = GymSpec if isinstance(value, dict) and "id" in value else MazeSpec
         if dataclasses.is_dataclass(hint):
             values[name] = _build(hint, value, f"{where}.{name}")
             continue

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from envs import GymSpec
 from hrm_fast import HRM
 from train import checkpoint, cli, curve
 from train import config as configs
@@ -145,8 +146,8 @@ class Trainer:
             file.match(self._expected(file.header))
             numbers = {name: float(file.metadata.get(name, "nan")) for name in NUMBERS}
             for name, x in numbers.items():
-                low = -1 if name == "best" else 0
-                configs.require(f"{name} of {path}", x, low <= x < 2**53, f"a number from {low}")
+                good = (x >= 0 or name == "best") and x < 2**53
+                configs.require(f"{name} of {path}", x, good, "a number, of which only best is < 0")
             tensors = file.tensors()
         most, a_tm1 = self.config.hrm.actions - 1, tensors["replay/a_tm1"]
         for wrong in a_tm1[(a_tm1 < 0) | (a_tm1 > most)][:1].tolist():
@@ -158,6 +159,9 @@ class Trainer:
         for model in (self.hrm, self.target):
             model.start_H.copy_(tensors["start"][0])
             model.start_L.copy_(tensors["start"][1])
+        if isinstance(self.config.env, GymSpec):  # which cannot save its running episodes
+            self.collector.begin_anew(self.hrm)
+            self.replay.cut()
         self.update, self.transitions = int(numbers["update"]), int(numbers["transitions"])
         return numbers["seconds"], numbers["best"]
 
@@ -184,6 +188,8 @@ def program() -> int:
     run = Run(config, trainer)
     size = sum(p.numel() for p in trainer.hrm.parameters())
     run.log.say(f"{config.preset}: {size:,} parameters on {device}, run folder {run.folder}")
+    if config.resume and isinstance(config.env, GymSpec):
+        run.log.say("new episodes begin: the environment has no way to save those that ran")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, run.stop)
     run.train()

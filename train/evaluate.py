@@ -1,29 +1,34 @@
 """How well a checkpoint walks mazes it has never seen, beside a random and a shortest-path walker.
 
 python -m train.evaluate runs/quick-0 --episodes 1024 --json result.json
+
+Also checkpoints of the published code: HRM-Agent's `.ckpt`, and with --puzzles sapientinc/HRM's.
 """
 
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import tyro
 from torch import Tensor
 
-from envs import MazeBatch, MazeSpec
+from envs import GymBatch, GymSpec, MazeBatch, MazeSpec, make_batch
 from hrm_fast import HRM, Carry
-from train import agents, cli
+from train import agents, cli, peer
 from train.checkpoint import load, write_text
-from train.config import SEED_LIMIT, choose_device, require
+from train.config import SEED_LIMIT, Config, choose_device, require
 
 SELECTION_SEED = 0  # of the evaluations during training, that choose the best checkpoint
 
-# (mazes, boards that still walk uint8 [n, cells], their indices int64 [n]) -> actions int64 [n]
-Walker = Callable[[MazeBatch, Tensor, Tensor], Tensor]
+AT_ONCE = 64  # Gymnasium environments that walk side by side
+Batch = MazeBatch | GymBatch
+
+# (mazes, boards that still walk uint8 [n, cells], their episodes int64 [n]) -> actions int64 [n]
+Walker = Callable[[Batch, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,41 +36,68 @@ class Result:
     """One walker's episodes."""
 
     episodes: int
-    success: float  # share that reached the goal in time
+    success: float  # share that reached the goal in time; `Step.solved`
     success_low: float  # 95 % Wilson interval
     success_high: float
     mean_length: float  # steps, all episodes
+    mean_return: float  # sum of rewards, all episodes
     shortest_ratio: float | None  # mean of steps / shortest path at the start, solved episodes
+
+
+class Walks(NamedTuple):
+    """Episodes from their beginning to their end, [n] each."""
+
+    solved: Tensor
+    length: Tensor
+    total: Tensor  # of rewards
+    shortest: Tensor  # path at the start, -1 where there is none or nobody knows
 
 
 @torch.no_grad()
 def rollout(
-    spec: MazeSpec, walker: Walker, episodes: int, seed: int, device: torch.device
+    spec: MazeSpec | GymSpec, walker: Walker, episodes: int, seed: int, device: torch.device
 ) -> Result:
-    """Walk one episode in each of `episodes` mazes; mazes that have ended are no longer asked."""
-    mazes = MazeBatch(spec, episodes, seed=SEED_LIMIT + seed, device=device)
+    """Walk `episodes` unseen episodes: mazes all at once, other environments AT_ONCE."""
+    wave = min(episodes, AT_ONCE) if isinstance(spec, GymSpec) else episodes
+    mazes = make_batch(spec, wave, seed=SEED_LIMIT + seed, device=device)
+    waves = [
+        _walk(mazes, walker, first, min(wave, episodes - first))
+        for first in range(0, episodes, wave)
+    ]
+    return _summary(Walks(*map(torch.cat, zip(*waves, strict=True))))
+
+
+def _walk(mazes: Batch, walker: Walker, first: int, count: int) -> Walks:
+    """One episode in each of the first `count` mazes; those that have ended are no longer asked."""
+    if isinstance(mazes, GymBatch):  # whatever has begun since the wave before
+        mazes.set_state({"episodes": torch.full((mazes.num_envs,), first)})
     obs = mazes.reset()
-    shortest, _ = mazes.shortest_path()
-    length = torch.zeros(episodes, dtype=torch.int64, device=device)
-    solved = torch.zeros(episodes, dtype=torch.bool, device=device)
-    walking = torch.arange(episodes, device=device)
+    length = torch.zeros(mazes.num_envs, dtype=torch.int64, device=mazes.device)
+    solved, total = torch.zeros_like(length, dtype=torch.bool), torch.zeros_like(obs[:, 0]).double()
+    shortest = torch.full_like(length, -1)
+    if isinstance(mazes, MazeBatch):
+        shortest = mazes.shortest_path()[0].long()
+    walking = torch.arange(count, device=mazes.device)
     while len(walking):
-        action = torch.zeros(episodes, dtype=torch.int64, device=device)
-        action[walking] = walker(mazes, obs[walking], walking)
+        action = torch.zeros_like(length)
+        action[walking] = walker(mazes, obs[walking], first + walking)
         step = mazes.step(action)
         length[walking] += 1
-        solved[walking] = step.terminated[walking]
+        total[walking] += step.reward[walking]
+        solved[walking] = step.solved[walking]
         walking = walking[~(step.terminated | step.truncated)[walking]]
         obs = step.obs
-    return _summary(solved, length, shortest)
+    return Walks(*(x[:count] for x in (solved, length, total, shortest)))
 
 
-def _summary(solved: Tensor, length: Tensor, shortest: Tensor) -> Result:
+def _summary(walks: Walks) -> Result:
+    solved, length, total, shortest = walks
     n, k = len(solved), int(solved.sum())
     low, high = wilson(k, n)
     fair = solved & (shortest > 0)  # at the start doors may cut the goal off: no shortest path
     ratio = (length[fair] / shortest[fair]).mean().item() if fair.any() else None
-    return Result(n, k / n, low, high, length.double().mean().item(), ratio)
+    steps, rewards = (x.double().mean().item() for x in (length, total))
+    return Result(n, k / n, low, high, steps, rewards, ratio)
 
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -79,7 +111,7 @@ def greedy(hrm: HRM, episodes: int, segments: int | None = None) -> Walker:
     """The agent without exploration; keeps every maze's seed between its decisions."""
     seed = Carry(*(z.clone() for z in hrm.start_seed(episodes)))
 
-    def walk(_: MazeBatch, obs: Tensor, walking: Tensor) -> Tensor:
+    def walk(_: Batch, obs: Tensor, walking: Tensor) -> Tensor:
         q, carry = hrm.decide(obs, Carry(seed.z_H[walking], seed.z_L[walking]), segments)
         seed.z_H[walking], seed.z_L[walking] = hrm.seed(carry)
         return q.argmax(-1)
@@ -90,19 +122,56 @@ def greedy(hrm: HRM, episodes: int, segments: int | None = None) -> Walker:
 def random_walker(actions: int, seed: int) -> Walker:
     generator = torch.Generator().manual_seed(seed)
 
-    def walk(_: MazeBatch, __: Tensor, walking: Tensor) -> Tensor:
+    def walk(_: Batch, __: Tensor, walking: Tensor) -> Tensor:
         return torch.randint(actions, (len(walking),), generator=generator).to(walking.device)
 
     return walk
 
 
-def shortest_path_walker(mazes: MazeBatch, _: Tensor, walking: Tensor) -> Tensor:
-    """Plans a shortest path anew at every step on the board as it is."""
+def shortest_path_walker(mazes: Batch, _: Tensor, walking: Tensor) -> Tensor:
+    """Plans a shortest path anew at every step on the board as it is; mazes only."""
+    assert isinstance(mazes, MazeBatch)
     return mazes.shortest_path()[1][walking]
 
 
-def evaluate(hrm: HRM, spec: MazeSpec, episodes: int, seed: int) -> Result:
+def evaluate(hrm: HRM, spec: MazeSpec | GymSpec, episodes: int, seed: int) -> Result:
     return rollout(spec, greedy(hrm, episodes), episodes, seed, hrm.puzzle.device)
+
+
+def other_env(config: Config, asked: str) -> GymSpec:
+    """The environment that `asked` names. ValueError: the model does not fit it."""
+    spec = GymSpec.parse(asked)
+    if isinstance(config.env, GymSpec):
+        spec = replace(config.env, id=spec.id)
+    shape = config.hrm
+    for name in ("cells", "actions"):
+        own, wanted = getattr(shape, name), getattr(spec, name)
+        require(f"env's {name}", wanted, own == wanted, f"{own}, as the agent was trained")
+    enough = spec.vocab <= shape.vocab_size
+    require("env's vocab", spec.vocab, enough, f"at most {shape.vocab_size}, as trained")
+    return spec
+
+
+def solve(
+    checkpoint: Path, folder: Path, most: int, segments: int | None, json_file: str | None
+) -> None:
+    """How many puzzles a model of sapientinc/HRM's code answers rightly in every cell."""
+    inputs, labels = peer.read_puzzles(folder, most)
+    hrm = peer.load_puzzler(checkpoint, inputs.shape[1])
+    highest, most = int(inputs.max()), hrm.config.vocab_size - 1
+    require("inputs", highest, highest <= most, f"at most {most}, what the model knows")
+    answers = [peer.answer(hrm, part, segments) for part in inputs.split(AT_ONCE)]
+    counts = labels > 0
+    right = (torch.cat(answers) == labels) | ~counts
+    n, k = len(right), int(right.all(1).sum())
+    low, high = wilson(k, n)
+    cells = (right & counts).sum().item() / max(1, counts.sum().item())
+    print(
+        f"{checkpoint}: {n} puzzles, right {k / n:.1%} ({low:.1%} to {high:.1%}), cells {cells:.1%}"
+    )
+    if json_file:
+        numbers = {"puzzles": n, "exact": k / n, "exact_low": low, "exact_high": high}
+        write_text(Path(json_file), json.dumps(numbers | {"cells": cells}, indent=2) + "\n")
 
 
 def program(
@@ -112,6 +181,8 @@ def program(
     segments: int | None = None,
     json_file: Annotated[str | None, tyro.conf.arg(name="json")] = None,
     device: str = "cpu",
+    env: str | None = None,
+    puzzles: Path | None = None,
 ) -> None:
     """Evaluate a checkpoint.
 
@@ -122,25 +193,35 @@ def program(
         segments: Segments per decision (None: as trained).
         json_file: File for the numbers.
         device: Where the model runs.
+        env: gym:ID or gym:MODULE:ID, to walk there and not where it was trained.
+        puzzles: Folder of sapientinc/HRM's test puzzles, for a checkpoint of its code.
     """
     require("episodes", episodes, episodes >= 1, "1 or more")
     require("seed", seed, 0 <= seed < SEED_LIMIT, f"0 to {SEED_LIMIT - 1}")
     require("segments", segments, segments is None or segments >= 1, "1 or more")
-    config, hrm = load(agents.find(checkpoint), choose_device(device))
-    spec = config.env
+    if puzzles is not None:
+        return solve(Path(checkpoint), puzzles, episodes, segments, json_file)
+    path = agents.find(checkpoint)
+    config, hrm = (peer.load if path.suffix == ".ckpt" else load)(path, choose_device(device))
+    spec = config.env if env is None else other_env(config, env)
     walkers: dict[str, Walker] = {
         "agent": greedy(hrm, episodes, segments),
         "random": random_walker(spec.actions, seed),
-        "shortest path, re-planned": shortest_path_walker,
     }
-    print(f"{checkpoint}: {episodes} unseen episodes, limit {spec.max_steps} steps")
+    if isinstance(spec, MazeSpec):
+        walkers["shortest path, re-planned"] = shortest_path_walker
+    limit = spec.max_steps or "its own"
+    print(f"{checkpoint}: {episodes} unseen episodes, limit {limit} steps")
     results = {}
     for name, walker in walkers.items():
         results[name] = r = rollout(spec, walker, episodes, seed, hrm.puzzle.device)
-        ratio = "-" if r.shortest_ratio is None else f"{r.shortest_ratio:.2f}"
+        last = f"mean return {r.mean_return:.3f}"
+        if isinstance(spec, MazeSpec):
+            ratio = "-" if r.shortest_ratio is None else f"{r.shortest_ratio:.2f}"
+            last = f"steps / shortest path {ratio}"
         print(
             f"{name:<26} success {r.success:6.1%} ({r.success_low:.1%} to {r.success_high:.1%})"
-            f"  mean length {r.mean_length:5.1f}  steps / shortest path {ratio}"
+            f"  mean length {r.mean_length:5.1f}  {last}"
         )
     if json_file:
         numbers = {**asdict(results["agent"]), "seed": seed, "segments": segments}

@@ -85,7 +85,7 @@ def group(runs: dict[Path, Config]) -> dict[str, list[Path]]:
     groups: dict[str, list[Path]] = {}
     for folder, own in settings.items():
         rivals = [settings[f] for f in settings if presets[f] == presets[folder]]
-        apart = {name: own[name] for name in own if any(r[name] != own[name] for r in rivals)}
+        apart = {name: own[name] for name in own if any(r.get(name) != own[name] for r in rivals)}
         words = [f"{name.split('.')[-1]} {value}" for name, value in apart.items()]
         if len(set(presets.values())) > 1 or not words:
             words.insert(0, presets[folder])
@@ -201,7 +201,7 @@ def main() -> None:
     if options.segments:
         table = options.out / "segments.csv"
         with replacing(table) as part, part.open("w", newline="") as file:  # a bad path fails here
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(sweep(groups, options))
         draw_sweep(read_sweep(table), *sweep_paths)

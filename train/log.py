@@ -25,7 +25,7 @@ COLUMNS = (
     *("update", "transitions", "seconds", "updates_per_second"),
     *("charts/episodic_return", "charts/episodic_length", "charts/success", "charts/SPS"),
     *("charts/epsilon", "charts/learning_rate", "losses/td_loss", "losses/q_values"),
-    *("eval/success", "eval/episodic_length", "eval/shortest_ratio"),
+    *("eval/success", "eval/episodic_length", "eval/episodic_return", "eval/shortest_ratio"),
 )
 
 

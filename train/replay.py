@@ -205,6 +205,10 @@ class Replay:
         rows = torch.where(counts, rows, first).T.contiguous()  # others may not hold a step yet
         return Walk(data["s_tm1"][rows, maze], counts.T, self._seed("tm1", first[:, 0], maze))
 
+    def cut(self) -> None:
+        """Nothing follows the newest steps: what is added next belongs to other episodes."""
+        self.data["ends_t"][self.head - 1] = True
+
     def state(self) -> dict[str, Tensor]:
         """The steps in use, oldest first, for a checkpoint: [rows, N, ...] each."""
         filled = int(self.filled)

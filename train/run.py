@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
+from envs import GymSpec
 from train import checkpoint
 from train import config as configs
 from train.checkpoint import Damaged
@@ -41,7 +42,7 @@ class Run:
         self.lock = claim(self.folder)
         self.stopped_by: int | None = None
         self.saved_at: int | None = None  # of the folder's STATE, where that is whole
-        seconds, self.best = self._resume() if config.resume else (0.0, -1.0)
+        seconds, self.best = self._resume() if config.resume else (0.0, -math.inf)
         self.finite_at = trainer.update
         self.began = time.perf_counter() - seconds
         wandb = dataclasses.asdict(config) if config.wandb else None
@@ -118,13 +119,15 @@ class Run:
         config, judged = self.config, self.trainer.judged
         with self.trainer.phase("evaluate"):
             result = evaluate(judged, config.env, config.eval_episodes, SELECTION_SEED)
-        if result.success >= self.best:
-            self.best = result.success
+        score = result.mean_return if isinstance(config.env, GymSpec) else result.success
+        if score >= self.best:
+            self.best = score
             checkpoint.save(self.folder / "best.safetensors", judged, config)
         ratio = result.shortest_ratio
         return {
             "eval/success": result.success,
             "eval/episodic_length": result.mean_length,
+            "eval/episodic_return": result.mean_return,
             **({} if ratio is None else {"eval/shortest_ratio": ratio}),
         }
 

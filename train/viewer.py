@@ -17,7 +17,7 @@ from envs import MazeBatch, MazeSpec
 from envs.render import kinds
 from hrm_fast import HRM, Carry
 from train.checkpoint import replacing
-from train.config import Config
+from train.config import Config, maze_of
 from train.record import Thought, decide_and_record
 
 # (boards uint8 [B, cells], seed) -> the decision; its first axis counts segments, or cycles of one
@@ -154,7 +154,7 @@ def record(
     hrm: HRM, config: Config, show: int, among: int, seed: int, segments: int | None
 ) -> dict[str, Any]:
     """All that the page shows: `show` of `among` greedy episodes, as `choose` orders them."""
-    spec, shape = config.env, hrm.config
+    spec, shape = maze_of(config), hrm.config
     think, unit = thinker(hrm, segments)
     played = play(hrm, think, spec, among, seed)
     shown = [as_data(played[i], i + 1, spec) for i in choose(played, show)]

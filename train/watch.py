@@ -22,11 +22,11 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from envs import MazeBatch, MazeSpec
+from envs import GymSpec, MazeBatch, MazeSpec
 from envs.render import COLOURS, Bytes, ansi, kinds, rgb
 from hrm_fast import HRM
-from train import agents, checkpoint, cli, viewer
-from train.config import SEED_LIMIT, require
+from train import agents, checkpoint, cli, viewer, watch_gym
+from train.config import SEED_LIMIT, maze_of, require
 
 ACTIONS = ("N", "E", "S", "W", "NE", "SE", "SW", "NW")
 PANEL, LINE, BAR = 190, 20, 84  # pixels: width beside the board, height of a line, longest bar
@@ -217,7 +217,11 @@ def show(played: Iterator[Moment], spec: MazeSpec, delay: float) -> None:
 def main() -> None:
     options = cli.parse(Watch, __doc__ or "")
     config, hrm = checkpoint.load(agents.find(options.checkpoint))
-    spec, seed, segments = config.env, SEED_LIMIT + options.seed, options.segments
+    seed, segments = SEED_LIMIT + options.seed, options.segments
+    if isinstance(config.env, GymSpec) and options.html is options.gif is options.mp4 is None:
+        scenes = watch_gym.scenes(hrm, config.env, options.episodes or 3, seed, segments)
+        return watch_gym.show(scenes, options.delay)
+    spec = maze_of(config)
     if options.html is not None:
         among, most = options.among, options.episodes or 12
         record = functools.partial(viewer.record, hrm, config, most, among, seed, segments)
