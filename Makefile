@@ -4,7 +4,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train study test test-all lint format sanitize clean
+.PHONY: train study test test-all test-minihack lint format sanitize clean
 
 train: .venv/installed
 	$(BIN)/python -m train.dqn $(ARGS)
@@ -19,6 +19,12 @@ test: lint
 
 test-all: lint sanitize
 	$(BIN)/python -m pytest -m '' $(ARGS)
+
+# nle asks for gymnasium 1.2.0 exactly, but runs with ours: so it is installed apart. Linux only
+test-minihack: .venv/installed-dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade \
+	--target build/minihack minihack==1.0.2 nle==1.3.0 'setuptools<81'
+	PYTHONPATH=build/minihack $(BIN)/python -m pytest tests/test_gym_batch.py $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
 from envs.gym_tokens import PREFERRED, Tokens, tokens_of
@@ -26,7 +27,6 @@ from envs.step import Step
 # beginning of an id -> the package that registers it, which is also our extra
 PACKAGES = {"MiniHack-": "minihack", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
 MAX_STEPS = 1_000  # of an environment that names no limit
-TIME_IS_UP = -1  # `end_status` of NLE, which calls it terminated
 
 
 @dataclass(frozen=True)
@@ -132,26 +132,11 @@ class GymSpec:
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
         """One such environment. ValueError: there is none."""
-        options, package = dict(self._options), None
-        if render_mode is not None:
-            options["render_mode"] = render_mode
-        for beginning, owner in PACKAGES.items():
-            if self.id.startswith(beginning):
-                package = owner
+        package = next((p for start, p in PACKAGES.items() if self.id.startswith(start)), None)
         try:
             if package is not None:
                 importlib.import_module(package)
-            if (
-                package == "minihack"
-            ):  # else it draws all that it might be asked for: half the speed
-                options.setdefault("observation_keys", [self.entry or PREFERRED[0]])
-            registered = gymnasium.spec(self.id).max_episode_steps
-            limit = self.max_steps or registered or MAX_STEPS
-            env = gymnasium.make(
-                self.id, max_episode_steps=limit, disable_env_checker=True, **options
-            )
-            if package == "minigrid" and self.whole_grid:
-                env = importlib.import_module("minigrid.wrappers").FullyObsWrapper(env)
+            return self._made(package, {} if render_mode is None else {"render_mode": render_mode})
         except ModuleNotFoundError as error:
             hint = f"pip install -e '.[{package}]'" if package else "its package"
             raise ValueError(f"env is gym:{self.id} ({error}): expected {hint}") from None
@@ -159,7 +144,20 @@ class GymSpec:
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             where = "one that gymnasium.make finds; gym:MODULE:ID imports its module first"
             raise ValueError(f"env is gym:{self.id} ({why}): expected {where}") from None
-        return env
+
+    def _made(self, package: str | None, more: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+        options = self._options | more
+        if package == "minihack":  # else it draws all that it might be asked for: half the speed
+            options.setdefault("observation_keys", [self.entry or PREFERRED[0]])
+        limit = gymnasium.spec(self.id).max_episode_steps
+        options |= {"max_episode_steps": -1, "disable_env_checker": True}
+        env: gymnasium.Env[Any, Any] = gymnasium.make(self.id, **options)
+        if package == "minihack":  # its own limit ends an episode as if it were lost, on a blank
+            nethack: Any = env.unwrapped
+            limit, nethack._max_episode_steps = nethack._max_episode_steps, 2**31
+        if package == "minigrid" and self.whole_grid:
+            env = importlib.import_module("minigrid.wrappers").FullyObsWrapper(env)
+        return TimeLimit(env, self.max_steps or limit or MAX_STEPS)
 
 
 class GymBatch:
@@ -240,9 +238,7 @@ class _Episodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self.tokens(obs), {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(int(action) + self.first_action)
-        if self.is_nethack and info.get("end_status") == TIME_IS_UP:
-            terminated, truncated = False, True
+        obs, reward, terminated, truncated, _ = self.env.step(int(action) + self.first_action)
         return self.tokens(obs), reward, terminated, truncated, {}
 
 

@@ -133,7 +133,7 @@ class MazeVectorEnv(VectorEnv[Board, npt.NDArray[np.int64], npt.NDArray[Any]]):
     for every `num_envs` and number of `threads`.
     """
 
-    metadata: dict[str, Any] = {**RENDER, "autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata: dict[str, Any] = RENDER | {"autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(
         self,

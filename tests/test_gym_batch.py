@@ -235,7 +235,7 @@ def test_flags_and_json() -> None:
     assert (shape.cells, shape.columns, shape.vocab, shape.actions) == (1, 1, 16, 4)
     assert (shape.q_token, shape.carry, config.dqn.relabel) == ("mean", "carry", 0)
     assert configs.from_json(configs.to_json(config)) == config
-    with pytest.raises(ValueError, match="relabel is 0.5: expected 0 where env is no maze"):
+    with pytest.raises(ValueError, match=r"relabel is 0\.5: expected 0 where env is no maze"):
         small_config(LAKE, "--dqn.relabel", "0.5")
     with pytest.raises(ValueError, match=r"hrm.vocab is 9: expected more than 15"):
         small_config(LAKE, "--hrm.vocab", "9")
@@ -332,6 +332,14 @@ def test_watch_in_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "FFFH" in out and "Q  >0.000" in out  # the lake's second row
 
 
+def test_the_time_limit_is_the_registered_one_or_that_of_the_flag() -> None:
+    for asked, limit in ((None, 100), (7, 7), (130, 130)):
+        batch = GymBatch(GymSpec(LAKE.id, LAKE.options, max_steps=asked), 1)
+        batch.reset()
+        ends = [batch.step(torch.tensor([0])).truncated.item() for _ in range(limit)]
+        assert ends == [False] * (limit - 1) + [True]
+
+
 def test_our_own_mazes_as_any_other() -> None:
     """Tokens are the board's codes: an agent of the maze would feel at home."""
     spec = GymSpec("hrm_fast/FourRooms-v0")
@@ -361,13 +369,14 @@ def test_minihack() -> None:
     assert (spec.rows, spec.cols, spec.vocab, spec.actions) == (9, 9, 256, 8)
     first, again = (played(GymBatch(spec, 3, seed=4), 110) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    obs, solved = torch.stack(first[::5]), torch.stack(first[3::5]) & (torch.stack(first[2::5]) > 0)
+    obs, rewards, terminated = (torch.stack(first[i::5]) for i in (1, 2, 3))
     assert (obs[:, :, 40] == ord("@")).all()  # the crop's centre
-    assert len(obs.unique(dim=1)) > 10 and solved.any()
+    assert (terminated & (rewards > 0)).any() and len(obs.flatten(0, 1).unique(dim=0)) > 10
     still = GymBatch(GymSpec("MiniHack-Room-5x5-v0"), 1)
     still.reset()
     steps = [still.step(torch.tensor([0])) for _ in range(100)]
     assert steps[-1].truncated.all() and not steps[-1].terminated.any()  # MiniHack's own limit
+    assert torch.equal(steps[-1].final_obs, steps[-2].obs)  # in the corner, moving north
     assert not torch.cat([s.truncated for s in steps[:-1]]).any()
 
 

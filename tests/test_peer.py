@@ -1,0 +1,205 @@
+"""Checkpoints as the published code writes them: read without running any, and evaluated."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hrm_fast import HRM, HRMConfig, to_reference
+from tests.test_from_reference import Recorded
+from train import cli, evaluate, peer
+
+ARCH = {
+    "H_cycles": 2, "L_cycles": 2, "H_layers": 1, "L_layers": 1, "hidden_size": 64, "expansion": 4.0,
+    "num_heads": 2, "pos_encodings": "rope", "halt_max_steps": 8, "halt_exploration_prob": 0.1,
+    "forward_dtype": "bfloat16", "train_halt_head": False, "max_memory_size": 1,
+    "puzzle_emb_ndim": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+}  # fmt: skip
+ROOMS = {
+    "vocab_size": 131, "seq_len": 121, "action_space_size": 4, "env_name": "MiniHack-4-Rooms",
+    "env_kwargs": {"action-space": 4, "p-change-doors": 0.05}, "max_episode_steps": 80,
+}  # fmt: skip
+
+
+def config_of(**changes: Any) -> dict[str, Any]:
+    """HRM-Agent's, with changes in either of its parts."""
+    arch = ARCH | {k: v for k, v in changes.items() if k in ARCH}
+    env = ROOMS | {k: v for k, v in changes.items() if k in ROOMS}
+    carried = changes.get("carried", True)
+    name = "use_last_hidden_state_to_seed_next_environment_step"
+    return {"arch_exclude_data_dependent": arch, "dataset": env, name: carried}
+
+
+def saved(path: Path, **changes: Any) -> Path:
+    """A .ckpt with recorded weights of HRM-Agent, laid out as its `save_to_checkpoint` does."""
+    weights = Recorded("four_rooms").under("weights/")
+    other = {name: torch.zeros_like(x) for name, x in weights.items()}
+    state = {"global_step": 3, "evaluation_metrics": [0.5], "total_seconds_training": 1.5}
+    whole = {"qvalue_net": weights, "target_network": other, "optimizers": [{"state": {}}]}
+    torch.save(whole | {"config": config_of(**changes), "state": state}, path)
+    return path
+
+
+def test_an_agent_of_hrm_agent(tmp_path: Path) -> None:
+    recorded = Recorded("four_rooms")
+    config, hrm = peer.load(saved(tmp_path / "last.ckpt"))
+    recorded.matches("q_reset", hrm.decide(recorded.data["obs"])[0])
+    env = config.env
+    assert (env.map, env.p_change, env.door_count, env.max_steps) == ("four-rooms", 0.05, 1, 80)
+    assert (hrm.config.carry, hrm.config.segments) == ("carry", 8)
+    assert peer.load(saved(tmp_path / "x.ckpt", carried=False))[1].config.carry == "reset"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"env_kwargs": {}}, ("four-rooms", 0.0, 0, 0)),  # static: no door is drawn or heeded
+        ({"env_kwargs": {"p-change-doors": "0.1", "closed-doors": 2}}, ("four-rooms", 0.1, 2, 0)),
+        ({"env_name": "MiniHack-Corridor-Maze-4-Way-Dynamic"}, ("corridors", 0.05, 5, 10)),
+        ({"env_name": "MiniHack-Room-Random-9x9-v0"}, ("room", 0.05, 0, 0)),
+    ],
+)
+def test_mazes_of_hrm_agent(changes: dict[str, Any], found: tuple) -> None:
+    maze, _ = peer.maze_of_peer(ROOMS | changes)
+    assert (maze.map, maze.p_change, maze.door_count, maze.wall_count) == found
+
+
+def run(capsys: pytest.CaptureFixture, *flags: str) -> str:
+    cli.parse(evaluate.program, args=list(flags))
+    return capsys.readouterr().out
+
+
+def test_evaluates_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, result = saved(tmp_path / "last.ckpt", halt_max_steps=1), tmp_path / "result.json"
+    out = run(capsys, str(path), "--episodes", "4", "--json", str(result))
+    assert "agent" in out and "shortest path, re-planned" in out
+    assert json.loads(result.read_text())["episodes"] == 4
+
+
+class Attack:
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": 128, "puzzle_emb_ndim": 128}, "H_init is [64]: expected [128]"),
+        ({"hidden_size": 2**16, "puzzle_emb_ndim": 2**16, "num_heads": 1024, "H_layers": 1024},
+         "H_init is [64]: expected [65536]"),  # 70 TB, were it made
+        ({"H_layers": 2}, "is missing"),
+        ({"env_name": "MiniHack-Quest-Hard-v0"}, "env_name is 'MiniHack-Quest-Hard-v0'"),
+        ({"env_name": "MiniHack-Corridor-Maze-4-Way-Dynamic"}, "seq_len is 121: expected 143"),
+        ({"max_memory_size": 2}, "one puzzle token and a memory of 1"),
+        ({"hidden_size": "many", "puzzle_emb_ndim": "many"}, "width is 'many'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_agent(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    path = saved(tmp_path / "bad.ckpt", **changes)
+    with pytest.raises(ValueError) as error:
+        peer.load(path)
+    assert words in str(error.value) and str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_broken_files_and_foreign_code(tmp_path: Path) -> None:
+    good = saved(tmp_path / "good.ckpt").read_bytes()
+    path = tmp_path / "broken.ckpt"
+    for data in (b"", b"rubbish" * 9, good[: len(good) // 2]):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="expected tensors and plain values"):
+            peer.load(path)
+    torch.save({"config": Attack(tmp_path / "attacked")}, path)
+    with pytest.raises(ValueError, match="expected tensors and plain values"):
+        peer.load(path)
+    weights = Recorded("four_rooms").under("weights/")
+    weights["model.inner.H_init"] = torch.zeros(1).expand(64)
+    torch.save({"config": config_of(), "qvalue_net": weights}, path)
+    with pytest.raises(ValueError, match=r"H_init is one number repeated: expected \[64\]"):
+        peer.load(path)
+    torch.save({"config": 3}, path)
+    with pytest.raises(ValueError, match=r"broken\.ckpt"):
+        peer.load(path)
+    torch.save([1], path)
+    with pytest.raises(ValueError, match="holds list"):
+        peer.load(path)
+    with pytest.raises(ValueError, match="expected a checkpoint"):
+        peer.load(tmp_path / "none.ckpt")
+    assert not (tmp_path / "attacked").exists()
+
+
+SUDOKU = HRMConfig(
+    cells=6, actions=11, vocab=11, width=64, heads=1, h_layers=2, l_layers=1, segments=3,
+    carry="reset", kernels="reference",
+)  # fmt: skip
+
+
+def puzzler(folder: Path) -> tuple[Path, HRM]:
+    """A model and its checkpoint as sapientinc/HRM's `save_train_state` writes it, compiled."""
+    torch.manual_seed(0)
+    hrm = HRM(SUDOKU)
+    weights = {f"_orig_mod.{name}": x for name, x in to_reference(hrm).items()}
+    torch.save(weights, folder / "step_26040")
+    return folder / "step_26040", hrm
+
+
+def write_puzzles(folder: Path, inputs: np.ndarray, labels: np.ndarray) -> None:
+    np.save(folder / "all__inputs.npy", inputs)
+    np.save(folder / "all__labels.npy", labels)
+
+
+def test_puzzles_of_sapientinc(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, hrm = puzzler(tmp_path)
+    inputs = torch.randint(11, (8, 6), generator=torch.Generator().manual_seed(1)).byte()
+    carry = hrm.start(8)
+    for _ in range(3):
+        carry, _ = hrm.segment(carry, inputs)
+    logits = torch.einsum("btd,vd->btv", carry.z_H[:, 1:], hrm.q_head)
+    labels = logits.argmax(-1)
+    loaded = peer.load_puzzler(path, 6)
+    assert loaded.config.tokens == 7 and loaded.config.segments == 16
+    assert torch.equal(peer.answer(loaded, inputs, 3), labels)
+
+    labels[labels == 0] = 1  # which would not count
+    labels[0, 2] = 12 - labels[0, 2]
+    labels[1, :3] = 0
+    write_puzzles(tmp_path, inputs.numpy(), labels.numpy())
+    found = peer.answer(loaded, inputs, 3)
+    counts = labels > 0
+    cells = (found == labels)[counts].double().mean().item()
+    exact = ((found == labels) | ~counts).all(1).double().mean().item()
+    result = tmp_path / "result.json"
+    flags = ("--segments", "3", "--json", str(result))
+    out = run(capsys, str(path), "--puzzles", str(tmp_path), *flags)
+    numbers = json.loads(result.read_text())
+    assert numbers["puzzles"] == 8 and numbers["exact"] == exact < 1
+    assert numbers["cells"] == pytest.approx(cells) and "8 puzzles" in out
+    few = run(capsys, str(path), "--puzzles", str(tmp_path), "--episodes", "3", *flags)
+    assert "3 puzzles" in few
+
+
+def test_puzzles_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, _ = puzzler(tmp_path)
+    ones = np.ones((2, 6), np.int64)
+    for inputs, labels, words in (
+        (ones * 11, ones, "inputs is 11: expected at most 10"),
+        (ones * 300, ones, "0 to 255"),
+        (ones, ones[:1], "expected those of inputs"),
+        (ones.astype(float), ones, "expected integers"),
+    ):
+        write_puzzles(tmp_path, inputs, labels)
+        with pytest.raises(ValueError, match=words):
+            run(capsys, str(path), "--puzzles", str(tmp_path))
+    with pytest.raises(ValueError, match="expected puzzles as sapientinc/HRM"):
+        run(capsys, str(path), "--puzzles", str(tmp_path / "none"))
+    write_puzzles(tmp_path, ones, ones)
+    torch.save({"model.inner.H_init": torch.zeros(3)}, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"other has no 'model\.inner\.embed_tokens"):
+        run(capsys, str(tmp_path / "other"), "--puzzles", str(tmp_path))
