@@ -272,6 +272,24 @@ def test_evaluation_repeats_and_its_waves_are_different_episodes() -> None:
     assert 0 < results[0].success < 0.5 and results[0].mean_return < 0
 
 
+def test_every_walker_is_judged_on_the_same_episodes() -> None:
+    """Though a wave that took longer has begun more of them."""
+    seen: list[dict[int, list[int]]] = [{}, {}]
+
+    def walker(always: int) -> evaluate.Walker:
+        def walk(_: Any, obs: torch.Tensor, walking: torch.Tensor) -> torch.Tensor:
+            for episode, board in zip(walking.tolist(), obs.tolist(), strict=True):
+                seen[always].setdefault(episode, board)
+            return torch.full_like(walking, always)
+
+        return walk
+
+    for always in (0, 1):
+        evaluate.rollout(GymSpec("Blackjack-v1"), walker(always), 150, 1, CPU)
+    assert seen[0] == seen[1] and len(seen[0]) == 150
+    assert [seen[0][i] for i in range(64)] != [seen[0][i] for i in range(64, 128)]
+
+
 def test_a_run_goes_on_after_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
