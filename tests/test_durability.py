@@ -1,34 +1,28 @@
-"""What a run survives: kills, full disks, torn and foreign files, a second process, bad numbers."""
+"""What a run survives: kills, torn files, full disks, a second process, signals."""
 
-import json
 import os
 import random
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+import saved_run
 import torch
-from safetensors.torch import save, save_file
-from test_cli import Attack
+from saved_run import copy
 from test_continuation import CPU, bits_of, small, walk
 
-from hrm_fast import HRM
-from profiling import soak
-from train import checkpoint, cli, dqn, log
+from train import checkpoint, dqn, log
 from train import config as configs
-from train.config import PRESETS, Config
+from train.config import Config
 from train.dqn import Run, Trainer
 from train.run import PREVIOUS, STATE, newest
 
 TESTS = Path(__file__).parent
-QUICK = PRESETS["quick"]
 ENV = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
 
 
@@ -50,16 +44,7 @@ def test_a_run_killed_200_times_goes_on(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A run of 12 updates that saved at 0, 4, 8 and 12."""
-    config = replace(small("quick", "carry"), updates=12, save_every=4, eval_every=4)
-    config = replace(config, eval_episodes=4, run_dir=str(tmp_path_factory.mktemp("saved")))
-    walk(config)
-    return config
-
-
-def copy(config: Config, to: Path) -> Config:
-    shutil.copytree(config.run_dir or "", to)
-    return replace(config, run_dir=str(to), resume=str(to), updates=16)
+    return saved_run.train(tmp_path_factory.mktemp("saved"))
 
 
 def torn(data: bytes, draw: random.Random) -> bytes:
@@ -236,164 +221,6 @@ def test_sigterm_saves_and_a_second_signal_does_not_wait(saved: Config, tmp_path
     with pytest.raises(KeyboardInterrupt):
         run.stop(signal.SIGINT, None)
     run.close()
-
-
-@pytest.mark.parametrize("where", ["loss", "weights"])
-def test_numbers_that_are_none_end_the_run(where: str, tmp_path: Path) -> None:
-    """At the first save, long before anything is logged; what was saved before stays."""
-    config = replace(small("quick", "carry"), updates=40, save_every=8, log_every=40)
-    config = replace(config, eval_every=40, run_dir=str(tmp_path / "run"))
-    trainer = Trainer(config, CPU)
-    run, cycle, folder = Run(config, trainer), trainer.cycle, tmp_path / "run"
-
-    def breaking() -> tuple[torch.Tensor, torch.Tensor]:
-        result = cycle()
-        if trainer.update == 12 and where == "loss":
-            trainer.replay.data["r_t"].fill_(float("inf"))
-        if trainer.update == 16 and where == "weights":
-            trainer.optimiser.flat[3] = float("nan")
-        return result
-
-    trainer.cycle = breaking  # type: ignore[method-assign]
-    what = r"loss of update 16 is (nan|inf)" if where == "loss" else r"weights after update 16"
-    with pytest.raises(ValueError, match=what + r".*; all was well at update 8; the batch of"):
-        run.train()
-    run.close()
-    again = Trainer(config, CPU)
-    again.restore(folder / STATE)
-    assert again.update == 8
-    assert checkpoint.load(folder)[1].get_parameter("embed").isfinite().all()
-    with checkpoint.opening(folder / "bad_batch.safetensors") as file:
-        assert file.metadata["update"] == "16"
-        kept = file.tensors()
-    assert kept["s_tm1"].shape == (config.dqn.batch_size, config.hrm.cells)
-    assert bool(kept["r_t"].isinf().any()) == (where == "loss")
-
-
-def test_the_loss_is_looked_at_only_where_the_run_logs_or_saves(tmp_path: Path) -> None:
-    config = replace(small("quick", "reset"), updates=40, save_every=20, log_every=10)
-    config = replace(config, eval_every=40, run_dir=str(tmp_path / "run"))
-    run = Run(config, Trainer(config, CPU))
-    looks, check = [], run.check
-    run.check = lambda: (looks.append(run.trainer.update), check())[1]  # type: ignore[method-assign]
-    run.train()
-    run.close()
-    assert sorted(set(looks)) == [10, 20, 30, 40]
-
-
-def weights(config: Config) -> dict[str, torch.Tensor]:
-    return {name: x.clone() for name, x in HRM(config.hrm).state_dict().items()}
-
-
-HUGE = {"cells": 1024, "width": 65_536, "h_layers": 1024, "l_layers": 1024}
-
-
-def foreign(folder: Path) -> dict[str, bytes]:
-    """Files that want to be a checkpoint."""
-    data = json.loads(configs.to_json(QUICK))
-    deep = "[" * 100_000 + "]" * 100_000
-
-    def with_config(**changes: Any) -> bytes:
-        text = changes.pop("text", None)
-        hrm = changes.pop("hrm", {})
-        changed = data | changes | {"hrm": data["hrm"] | hrm}
-        return save(weights(QUICK), {"config": text or json.dumps(changed)})
-
-    header = json.dumps({"x": {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}})
-    torch.save(Attack(folder / "attacked"), folder / "zip")
-    nan = data["dqn"] | {"gamma": float("nan")}
-    return {
-        "a torch pickle": (folder / "zip").read_bytes(),
-        "a header that asks for a terabyte": struct.pack("<Q", len(header)) + header.encode(),
-        "a config that asks for a terabyte": with_config(hrm=HUGE),
-        "a maze of more cells": with_config(hrm={"cells": 98}),
-        "more actions": with_config(hrm={"actions": 8}),
-        "a deep config": with_config(text=deep),
-        "a deep header": struct.pack("<Q", len(deep)) + deep.encode(),
-        "no number": with_config(dqn=nan),
-        "a huge number": with_config(updates=10**400),
-        "a number of many digits": with_config(text='{"updates": ' + "9" * 10_000 + "}"),
-        "huge counts": with_config(dqn=data["dqn"] | {"replay_size": 10**400}),
-    }
-
-
-def test_nothing_foreign_gets_in(
-    saved: Config, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither as weights nor as a state; nothing runs, and no model is made for any of them."""
-    config = copy(saved, tmp_path / "run")
-    shutil.copy(tmp_path / "run" / STATE, tmp_path / "run" / PREVIOUS)
-    trainer = Trainer(config, CPU)
-    for name, data in foreign(tmp_path).items():
-        path = tmp_path / f"{name.replace(' ', '-')}.safetensors"
-        path.write_bytes(data)
-        monkeypatch.setattr(checkpoint, "HRM", lambda _: pytest.fail("a model was made"))
-        with pytest.raises(SystemExit) as stop:
-            cli.main(lambda path=path: checkpoint.load(path) and None)
-        said = capsys.readouterr().err
-        assert stop.value.code == 2 and len(said.splitlines()) == 1, name
-        assert str(path) in said and "expected" in said and len(said) < 2_000, name
-        with pytest.raises(ValueError):
-            trainer.restore(path)
-    assert not (tmp_path / "attacked").exists()
-    assert trainer.update == 0
-
-
-def test_a_state_with_impossible_numbers(saved: Config, tmp_path: Path) -> None:
-    trainer = Trainer(saved, CPU)
-    with checkpoint.opening(Path(saved.run_dir or "") / STATE) as file:
-        tensors, metadata = file.tensors(), file.metadata
-    good = {name: metadata[name] for name in ("update", "transitions", "seconds", "best", "device")}
-    action = tensors | {"replay/a_tm1": torch.full_like(tensors["replay/a_tm1"], 4)}
-    cases: list[tuple[dict, dict, str]] = [
-        (action, {}, "holds the action 4: expected 0 to 3"),
-        (tensors, {"update": "nan"}, "update of .* is nan"),
-        (tensors, {"seconds": "inf"}, "seconds of .* is inf"),
-        (tensors, {"transitions": "9" * 5_000}, "transitions of .* is inf"),
-        (tensors, {"best": "nan"}, "best of .* is nan"),
-        (tensors, {"device": "cuda"}, "device is 'cpu': expected cuda"),
-        ({k: v for k, v in tensors.items() if k != "start"}, {}, "tensor start is missing"),
-        (tensors | {"optimiser/m": tensors["optimiser/m"].double()}, {}, "optimiser/m is F64"),
-    ]
-    for held, changes, words in cases:
-        save_file(held, tmp_path / "x", good | changes)
-        with pytest.raises(ValueError, match=words):
-            trainer.restore(tmp_path / "x")
-    assert trainer.update == 0
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_shapes_are_those_of_the_model(name: str) -> None:
-    for more in ({}, {"halting": True}, {"positions": "learned"}):
-        config = replace(PRESETS[name].hrm, **more)
-        own = {key: tuple(x.shape) for key, x in HRM(config).state_dict().items()}
-        assert config.shapes() == own
-
-
-def test_deterministic_on_a_gpu_says_what_it_cannot_do() -> None:
-    with pytest.raises(ValueError, match=r"dqn\.priority is 0\.6: expected 0"):
-        configs.use_deterministic_algorithms(QUICK, torch.device("cuda"))
-    configs.use_deterministic_algorithms(QUICK, CPU)
-    assert not torch.are_deterministic_algorithms_enabled()
-
-
-def test_soak_samples_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(soak.PRESETS, "quick", small("quick", "reset"))
-    monkeypatch.setattr("sys.argv", ["soak", "--minutes=0.02", "--every=0.2", f"--out={tmp_path}"])
-    soak.main()
-    rows = (tmp_path / "soak.csv").read_text().splitlines()
-    assert len(rows) >= 1 + soak.WARM_UP + 2
-    for row in rows[1:]:
-        _, _, rss, speed, share = map(float, row.split(","))
-        assert rss > 10 and speed > 0 and 0 < share <= 1
-    assert (tmp_path / "soak.png").stat().st_size > 5_000
-
-
-def test_drift_is_what_an_hour_adds() -> None:
-    steady = [soak.Sample(i, i, 500 + i / 6, 20.0, 0.9) for i in range(60)]
-    said = soak.drift(steady)
-    assert "rss_mib 500.3 to 509.8, +10 an hour" in said
-    assert "updates_per_second 20 to 20" in said
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
