@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import browser
 import numpy as np
 import pytest
 from test_viewer import SPEC, model, record
 
 from envs import MazeSpec
+from profiling import browser
 from train import viewer
 
 

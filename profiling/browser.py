@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, spoken to through two pipes: no package, no port, no network."""
+"""A headless Chromium for tests and pictures, spoken to through two pipes: no port, no network."""
 
 import base64
 import contextlib
