@@ -1,0 +1,219 @@
+"""README and docs/: commands and snippets run, pictures are drawn, links lead somewhere."""
+
+import contextlib
+import glob
+import importlib.util
+import io
+import re
+import runpy
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from profiling import agents_table, browser, figures
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# A command's first words -> what is added so that it ends soon; the last of a flag's values counts
+SHORTER = {
+    "python -m train.dqn": "--updates 8 --log-every 4 --eval-every 4 --eval-episodes 16",
+    "python -m train.evaluate": "--episodes 8",
+    "python -m train.analyse": "--mazes 4",
+    "python -m train.watch": "--episodes 2 --among 4",
+    "python -m profiling.agents_table": "--table",
+    "python -m profiling.bench_maze": "--repeats 1",
+    "python -m profiling.bench_train": "--repeats 1",
+    "python profiling/gpu_check.py": "--small",
+}
+SLOW = (
+    *("python -m profiling.bench_maze", "python -m profiling.bench_train"),
+    *("python -m profiling.kernel_report", "python -m profiling.ptxas_report"),
+    "python profiling/gpu_check.py",
+)
+NOT_RUN = {
+    "make train": "trains `quick` to its end; tests/test_train.py trains",
+    "make test": "runs this",
+    "make study": "an hour; tests/test_profiling.py has its program",
+    "make figures": "test_every_picture_is_drawn runs its program",
+    "pytest": "runs with the others; the files must be there",
+}
+ENDS_WITH_2 = {  # where there is no keyboard, table of a GPU, or Nsight; the flags are read before
+    "python -m train.play": "stdin is not a terminal",
+    "python -m profiling.roofline profiling/results/gpu/NAME.csv": "expected a table that",
+    "profiling/nsys_train.sh": "nsys not found",
+    "profiling/ncu_kernel.sh": "ncu not found",
+}
+WORDS = ("python", "pytest", "make", "profiling/", "torchrun", "pip")
+
+
+def starting(command: str, table: dict[str, str]) -> str | None:
+    return next((table[start] for start in table if command.startswith(start)), None)
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """("python" or "", text) of a page's fenced and indented blocks of code, in order."""
+    pattern = r"^```(\w*)\n((?:.*\n)*?)```$|(?<=\n\n)((?: {4}.*\n|\n(?= {4}))+)"
+    for found in re.finditer(pattern, page.read_text(), re.MULTILINE):
+        fenced, text, indented = found.groups()
+        yield (fenced, text) if text is not None else ("", re.sub("(?m)^    ", "", indented))
+
+
+def commands(page: Path) -> list[str]:
+    lines = "".join(text for kind, text in blocks(page) if kind != "python")
+    lines = lines.replace("\\\n", " ").splitlines()
+    return [line.split(" #")[0].strip() for line in lines if line.startswith(WORDS)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run, the map of docs/, and copies of the programs that write beside themselves."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(ROOT / "profiling", folder / "profiling")
+    drawn = next(text for _, text in blocks(ROOT / "docs" / "your-own.md"))
+    (folder / "map.txt").write_text(drawn)
+    sizes = "--updates 4 --dqn.learning-starts 512 --log-every 4 --eval-every 4 --eval-episodes 16"
+    status, said = run(f"python -m train.dqn --preset quick {sizes}", folder)
+    assert status == 0, said
+    return folder
+
+
+def run(command: str, folder: Path) -> tuple[int, str]:
+    """Exit status and all that was said; `python -m` in this process, which is quicker."""
+    words = [
+        w
+        for word in shlex.split(command)
+        for w in sorted(glob.glob(word, root_dir=folder)) or [word]
+    ]
+    if words[:2] != ["python", "-m"]:
+        words = [sys.executable, *words[1:]] if words[0] == "python" else words
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+    said, status = io.StringIO(), 0
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(sys, "argv", words[2:])
+        patch.setattr(sys, "stdin", io.StringIO())
+        patch.chdir(folder)
+        with contextlib.redirect_stderr(said):
+            try:
+                runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+            except SystemExit as stop:
+                status = int(stop.code or 0)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return status, said.getvalue()
+
+
+def check(command: str, folder: Path) -> None:
+    """It ends well; or with status 2 and the one line that says what this machine has not."""
+    if "--device cuda" in command and not torch.cuda.is_available():
+        return
+    status, said = run(f"{command} {starting(command, SHORTER) or ''}", folder)
+    expected = starting(command, ENDS_WITH_2)
+    if expected is not None and status == 2:
+        assert expected in said
+    else:
+        assert status == 0, f"{command}: {said}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands(page: Path, folder: Path) -> None:
+    for command in commands(page):
+        if starting(command, NOT_RUN) is None and not command.startswith(SLOW):
+            check(command, folder)
+        for word in command.split():
+            assert not word.startswith("tests/") or (ROOT / word).exists(), command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", dict.fromkeys(c for page in PAGES for c in commands(page) if c.startswith(SLOW))
+)
+def test_slow_commands(command: str, folder: Path) -> None:
+    if "ptxas" in command and shutil.which("nvcc") is None:
+        pytest.skip("no nvcc, whose assembler it asks")
+    check(command, folder)
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        pytest.param(text, id=f"{page.stem}-{i}")
+        for page in PAGES
+        for i, (kind, text) in enumerate(blocks(page))
+        if kind == "python"
+    ],
+)
+def test_snippets(snippet: str) -> None:
+    if "kernels.triton" in snippet:
+        pytest.importorskip("triton")
+    exec(compile(snippet, "snippet", "exec"), {})
+
+
+def test_programs_named_in_a_sentence_are_there() -> None:
+    for page in PAGES:
+        for module in re.findall(r"`python -m ([\w.]+)", page.read_text()):
+            assert importlib.util.find_spec(module), f"{page.name}: {module}"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for shown, target in re.findall(r"\[([^]]*)\]\(([^)\s]+)\)", page.read_text()):
+            if target.startswith("http"):
+                continue
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            assert there.exists(), f"{page.name}: {target}"
+            if anchor:
+                headings = re.findall(r"(?m)^#+ (.*)$", there.read_text())
+                known = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+                assert anchor in known, f"{page.name}: {target}"
+            if re.fullmatch(r"`\w+(\.\w+)?`", shown) and there.suffix in (".py", ".h"):
+                name = shown.strip("`").split(".")
+                text = there.read_text()
+                assert shown.strip("`") == there.name or all(
+                    re.search(rf"\b{part}\b", text) for part in name
+                ), f"{page.name}: {shown} is not in {target}"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make figures` draws; without a browser, without the page's picture."""
+    folder = tmp_path_factory.mktemp("drawn")
+    names = [n for n in figures.FIGURES if browser.find() or n != "docs/viewer.png"]
+    for name in names:
+        figures.FIGURES[name](folder / name)
+    for table in (ROOT / "profiling/results/analyse").glob("*.csv"):
+        figures.of_table(table, folder / table.with_suffix("").relative_to(ROOT))
+    return folder
+
+
+def test_every_picture_is_drawn(drawn: Path) -> None:
+    shown = {
+        (page.parent / target).resolve().relative_to(ROOT)
+        for page in PAGES
+        for target in re.findall(r"!\[[^]]*\]\(([^)\s]+)\)", page.read_text())
+    }
+    assert Path("docs/agent.gif") in shown
+    for path in shown:
+        assert (ROOT / path).exists()
+        if browser.find() or path.name != "viewer.png":
+            assert (drawn / path).read_bytes()[:4] in (b"GIF8", b"\x89PNG", b"<?xm"), path
+
+
+def test_the_same_picture_again(drawn: Path, tmp_path: Path) -> None:
+    name = "profiling/results/study_carry.png"
+    figures.FIGURES[name](tmp_path / name)
+    assert (tmp_path / name).read_bytes() == (drawn / name).read_bytes()
+
+
+def test_the_table_of_agents_is_the_file() -> None:
+    assert agents_table.table() in (ROOT / "README.md").read_text()
