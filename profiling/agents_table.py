@@ -90,6 +90,7 @@ def table(path: Path = TABLE) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.error = cli.fail
     parser.add_argument("--table", action="store_true", help="only print it")
     if not parser.parse_args().table:
         with replacing(TABLE) as part, part.open("w", newline="") as file:

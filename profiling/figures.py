@@ -100,6 +100,7 @@ FIGURES: dict[str, Callable[[Path], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.error = cli.fail
     parser.add_argument("names", nargs="*", metavar="FILE", help=f"of {', '.join(FIGURES)}")
     parser.add_argument("--out", type=Path, default=ROOT, help="folder in place of the repository")
     args = parser.parse_args()

@@ -75,6 +75,7 @@ def draw(rows: list[dict[str, str]], moved: dict[str, float], picture: Path) -> 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.error = cli.fail
     parser.add_argument("table", type=Path)
     parser.add_argument(
         "--sm", default="90", choices=("80", "90", "100"), help="architecture whose bytes are taken"

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from train import cli
 from train import config as configs
+from train.config import SEED_LIMIT, require
 
 FACTORS: dict[str, tuple[object, ...]] = {
     "dqn.n-step": (1, 3, 5),
@@ -230,6 +231,7 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.error = cli.fail
     parser.add_argument(
         "--names", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME"
     )
@@ -241,6 +243,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--at", nargs="+", type=int, help="updates whose success is told")
     parser.add_argument("--at-seconds", nargs="+", type=float, default=[])
     args = parser.parse_args(argv)
+    require("jobs", args.jobs, 1 <= args.jobs <= 1024, "1 to 1024")
+    for seed in args.seeds:
+        require("seeds", seed, 0 <= seed < SEED_LIMIT, f"0 to {SEED_LIMIT - 1}")
     args.at = args.at or [args.updates * i // 4 for i in (1, 2, 3, 4)]
     return args
 

@@ -10,6 +10,7 @@ import torch
 
 from hrm_fast import HRMConfig
 from profiling import bench_train, roofline, study, train_peers
+from train import cli
 from train import config as configs
 from train.log import COLUMNS
 
@@ -68,6 +69,32 @@ def test_every_variant_is_a_command_line() -> None:
     assert "base" in names
     assert len(names & {"n-step-1", "n-step-3", "n-step-5"}) == 2  # the base is one of them
     assert args.at == [2_500, 5_000, 7_500, 10_000]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "arguments are required: --out"),
+        (["--out", "s", "--names", "fast"], "invalid choice: 'fast'"),
+        (["--out", "s", "--seeds", "0", "-1"], "seeds is -1: expected 0 to"),
+        (["--out", "s", "--jobs", "0"], "jobs is 0: expected 1 to 1024"),
+        (["--out", "s", "--updates", "0"], "updates is 0: expected 1 to"),
+        (["--out", "s", "--base-args", "--preset fast"], "'fast'"),
+        (["--out", "file/s", "--names", "base"], "file/s"),
+    ],
+)
+def test_a_bad_study_is_one_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(lambda: study.main(words))
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ") and said in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def finished(job: study.Job, successes: list[float]) -> None:
