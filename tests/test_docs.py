@@ -41,12 +41,15 @@ SLOW = (
 NOT_RUN = {
     "make train": "trains `quick` to its end; tests/test_train.py trains",
     "make test": "runs this",
-    "make study": "an hour; tests/test_profiling.py has its program",
+    "make study": "an hour (with -view as well); tests/test_profiling.py has its program",
     "make figures": "test_every_picture_is_drawn runs its program",
+    "pip install": "the tests run where it has been done",
+    "torchrun": "tests/test_distributed.py starts ranks",
     "pytest": "runs with the others; the files must be there",
 }
-ENDS_WITH_2 = {  # where there is no keyboard, table of a GPU, or Nsight; the flags are read before
+ENDS_WITH_2 = {  # without a keyboard, MiniHack, a GPU's table or Nsight; flags are read before
     "python -m train.play": "stdin is not a terminal",
+    "python -m train.dqn --env gym:MiniHack": "expected pip install -e '.[minihack]'",
     "python -m profiling.roofline profiling/results/gpu/NAME.csv": "expected a table that",
     "profiling/nsys_train.sh": "nsys not found",
     "profiling/ncu_kernel.sh": "ncu not found",
