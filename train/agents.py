@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from train import remote
 from train.config import PRESETS
 
 RESULTS = Path(__file__).resolve().parent.parent / "profiling" / "results"
@@ -18,12 +19,12 @@ def trained(results: Path = RESULTS) -> dict[str, Path]:
 
 
 def find(name: str | Path, results: Path = RESULTS) -> Path:
-    """The checkpoint that a preset's name stands for; a path stands for itself.
+    """The checkpoint that a preset's name stands for; a path or URL stands for itself.
 
     Raises:
         ValueError: neither a path nor the name of a trained agent.
     """
-    path = Path(name)
+    path = remote.here(name)
     if path.exists() or path.suffix or len(path.parts) > 1:
         return path
     agents = trained(results)

@@ -16,7 +16,7 @@ import tyro
 from envs import GymSpec, MazeSpec
 from hrm_fast import HRMConfig
 from hrm_fast.config import DType
-from train import cli
+from train import cli, remote
 from train.dqn_config import DQNConfig, require
 
 PresetName = Literal["quick", "four-rooms", "maze", "paper-maze", "paper-four-rooms"]
@@ -36,9 +36,10 @@ class Config:
     device: str = "auto"
     """Where the model runs: auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
     run_dir: str | None = None
-    """Folder of the run (None: runs/PRESET-SEED, with a number behind it if that is taken)."""
+    """Folder of the run, or a URL that fsspec knows, such as s3://bucket/runs/a (None:
+    runs/PRESET-SEED, with a number behind it if that is taken)."""
     resume: str | None = None
-    """Folder of a run to continue; its config is taken, flags beside this one change it."""
+    """Folder or URL of a run to continue; its config is taken, flags beside this one change it."""
     log_every: int = 1_000
     """Updates between two lines of the log."""
     eval_every: int = 2_000
@@ -199,7 +200,7 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
     args = sys.argv[1:] if args is None else args
     resume = cli.flag(args, "--resume")
     if resume is not None:
-        start = load(Path(resume) / "config.json")
+        start = load(remote.here(resume) / "config.json")
     else:
         default = "paper-maze" if torch.cuda.is_available() else "quick"
         start = PRESETS.get(cli.flag(args, "--preset") or default, PRESETS[default])

@@ -187,24 +187,25 @@ def program() -> int:
     trainer = Trainer(config, device)
     run = Run(config, trainer)
     size = sum(p.numel() for p in trainer.hrm.parameters())
-    run.log.say(f"{config.preset}: {size:,} parameters on {device}, run folder {run.folder}")
+    run.log.say(f"{config.preset}: {size:,} parameters on {device}, run folder {config.run_dir}")
     if config.resume and isinstance(config.env, GymSpec):
         run.log.say("new episodes begin: the environment has no way to save those that ran")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, run.stop)
     run.train()
+    is_done = trainer.update == config.updates
+    if is_done:
+        curve.draw({config.preset: [run.folder]}, run.folder / "learning_curve.png")
     run.close()
     print(f"time went to  {trainer.phase.report()}")
-    if run.stopped_by is not None and trainer.update < config.updates:
+    if not is_done:
         print(
             f"stopped at update {trainer.update} of {config.updates}; saved. Continue with: "
-            f"python -m train.dqn --resume {run.folder}"
+            f"python -m train.dqn --resume {config.run_dir}"
         )
         return 130 if run.stopped_by == signal.SIGINT else 0
-    picture = run.folder / "learning_curve.png"
-    curve.draw({config.preset: [run.folder]}, picture)
-    print(f"learning curve in {picture}; judge the agent with:")
-    print(f"  python -m train.evaluate {run.folder}\n  python -m train.watch {run.folder}")
+    print(f"learning curve in {config.run_dir}/learning_curve.png; judge the agent with:")
+    print(f"  python -m train.evaluate {config.run_dir}\n  python -m train.watch {config.run_dir}")
     return 0
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import Tensor
 
 from envs import GymSpec
-from train import checkpoint
+from train import checkpoint, remote
 from train import config as configs
 from train.checkpoint import Damaged
 from train.config import Config
 from train.evaluate import SELECTION_SEED, evaluate
 from train.log import Log
+from train.remote import Mirror
 from train.replay import tensors_of
 from train.targets import epsilon_at
 
@@ -38,7 +40,8 @@ class Run:
 
     def __init__(self, config: Config, trainer: Trainer) -> None:
         self.config, self.trainer = config, trainer
-        self.folder = Path(config.run_dir or "")
+        self.mirror = mirror_of(config)
+        self.folder = self.mirror.folder if self.mirror else Path(config.run_dir or "")
         self.lock = claim(self.folder)
         self.stopped_by: int | None = None
         self.saved_at: int | None = None  # of the folder's STATE, where that is whole
@@ -51,6 +54,8 @@ class Run:
             self.save()  # before config.json makes it a run: a run can always be resumed
         kept = replace(config, resume=None)
         checkpoint.write_text(self.folder / "config.json", configs.to_json(kept))
+        if self.mirror:
+            self.mirror.push({STATE: PREVIOUS})  # what cannot be written is said before any work
 
     def _resume(self) -> tuple[float, float]:
         trainer, config = self.trainer, self.config
@@ -85,6 +90,8 @@ class Run:
                 logged, since = trainer.update, time.perf_counter()
             if saves and not is_cut:
                 self.save()
+            if logs or evaluates or saves:
+                self.share()
         self.save(state=not is_cut)
 
     def stop(self, number: int, _: object) -> None:
@@ -166,10 +173,37 @@ class Run:
             kept = f"; the batch of that update is in {path}"
         raise ValueError(f"{what}; all was well at update {self.finite_at}{kept}")
 
+    def share(self) -> None:
+        """Copy what is new to the run's URL, if it has one; what fails is tried again later."""
+        try:
+            if self.mirror:
+                self.mirror.push({STATE: PREVIOUS})
+        except OSError as error:
+            self.log.say(f"not copied, to be tried again: {error}")
+
     def close(self) -> None:
-        """Finish the log and let go of the folder."""
+        """Finish the log and let go of the folder. OSError: it could not be copied to its URL."""
         self.log.close()
         os.close(self.lock)
+        if self.mirror is None:
+            return
+        try:
+            self.mirror.push({STATE: PREVIOUS})
+        except OSError as error:
+            raise OSError(f"{error}; the run is kept in {self.folder}") from None
+        self.mirror.remove_copy()
+
+
+def mirror_of(config: Config) -> Mirror | None:
+    """For a run at a URL: with all that it is resumed from, if it is."""
+    url = remote.url_of(config.run_dir or "")
+    if url is None:
+        return None
+    mirror = Mirror(url, Path(tempfile.mkdtemp(prefix="hrm_fast-")))
+    if config.resume:
+        for name in mirror.names() & {*remote.WANTED, STATE, PREVIOUS}:
+            mirror.fetch(name)
+    return mirror
 
 
 def choose_folder(config: Config) -> Config:
@@ -177,7 +211,9 @@ def choose_folder(config: Config) -> Config:
     if config.resume:
         return replace(config, run_dir=config.resume)
     if config.run_dir:
-        if (Path(config.run_dir) / "config.json").exists():
+        url = remote.url_of(config.run_dir)
+        path = Path(config.run_dir) / "config.json"
+        if remote.has(url, path.name) if url else path.exists():
             raise ValueError(
                 f"run-dir is {config.run_dir!r}, which holds a run: expected a new folder, "
                 f"or --resume {config.run_dir}"
