@@ -250,6 +250,15 @@ def test_a_config_is_read_without_making_its_environment(tmp_path: Path) -> None
     assert checkpoint.load(tmp_path / "x.safetensors")[0] == gone
 
 
+def test_an_agent_of_fewer_tokens_is_not_let_in(tmp_path: Path) -> None:
+    """Its environment's numbers would be read beyond its embedding's table."""
+    config = small_config(LAKE)
+    small = configs.replace(config, hrm=configs.replace(config.hrm, vocab=9))
+    checkpoint.save(tmp_path / "x.safetensors", HRM(small.hrm), small)
+    with pytest.raises(ValueError, match="vocab of FrozenLake-v1 is 16: expected at most 9"):
+        evaluate.program(str(tmp_path / "x.safetensors"))
+
+
 def test_learns_a_frozen_lake() -> None:
     flags = ("--updates", "250", "--dqn.epsilon-updates", "150", "--dqn.num-mazes", "32")
     trainer = Trainer(small_config(LAKE, *flags), CPU)
@@ -316,7 +325,7 @@ def test_a_run_goes_on_after_its_end(
     out = run(program, folder, "--episodes", "9", "--json", str(result))
     assert "mean return" in out and "shortest path" not in out
     assert {"success", "mean_return", "mean_length"} <= set(json.loads(result.read_text()))
-    with pytest.raises(ValueError, match="env's cells is 1: expected 3, as the agent was trained"):
+    with pytest.raises(ValueError, match="cells of FrozenLake-v1 is 1: expected 3, as the agent"):
         run(program, folder, "--env", "gym:FrozenLake-v1")
     with pytest.raises(ValueError, match="env is gym:Blackjack-v1: expected 'ansi' among"):
         run(watch.main, folder)

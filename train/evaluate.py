@@ -138,17 +138,21 @@ def evaluate(hrm: HRM, spec: MazeSpec | GymSpec, episodes: int, seed: int) -> Re
     return rollout(spec, greedy(hrm, episodes), episodes, seed, hrm.puzzle.device)
 
 
-def other_env(config: Config, asked: str) -> GymSpec:
-    """The environment that `asked` names. ValueError: the model does not fit it."""
-    spec = GymSpec.parse(asked)
-    if isinstance(config.env, GymSpec):
-        spec = replace(config.env, id=spec.id)
-    shape = config.hrm
-    for name in ("cells", "actions"):
-        own, wanted = getattr(shape, name), getattr(spec, name)
-        require(f"env's {name}", wanted, own == wanted, f"{own}, as the agent was trained")
-    enough = spec.vocab <= shape.vocab_size
-    require("env's vocab", spec.vocab, enough, f"at most {shape.vocab_size}, as trained")
+def env_of(config: Config, asked: str | None = None) -> MazeSpec | GymSpec:
+    """Where the agent was trained, or what `asked` names. ValueError: its model does not fit."""
+    spec = config.env
+    if asked is not None:
+        other = GymSpec.parse(asked)
+        spec = replace(spec, id=other.id) if isinstance(spec, GymSpec) else other
+    if isinstance(spec, GymSpec):
+        shape = config.hrm
+        for name in ("cells", "actions"):
+            own, found = getattr(shape, name), getattr(spec, name)
+            require(f"{name} of {spec.id}", found, own == found, f"{own}, as the agent was trained")
+        most = shape.vocab_size
+        require(
+            f"vocab of {spec.id}", spec.vocab, spec.vocab <= most, f"at most {most}, as trained"
+        )
     return spec
 
 
@@ -203,7 +207,7 @@ def program(
         return solve(Path(checkpoint), puzzles, episodes, segments, json_file)
     path = agents.find(checkpoint)
     config, hrm = (peer.load if path.suffix == ".ckpt" else load)(path, choose_device(device))
-    spec = config.env if env is None else other_env(config, env)
+    spec = env_of(config, env)
     walkers: dict[str, Walker] = {
         "agent": greedy(hrm, episodes, segments),
         "random": random_walker(spec.actions, seed),

@@ -25,7 +25,7 @@ from train import agents, cli, curve
 from train import config as configs
 from train.checkpoint import load, replacing
 from train.config import SEED_LIMIT, Config, require
-from train.evaluate import greedy, rollout
+from train.evaluate import env_of, greedy, rollout
 
 COLUMNS = (
     *("group", "run", "segments", "multiply_adds", "episodes", "success", "success_low"),
@@ -115,10 +115,11 @@ def sweep(groups: dict[str, list[Path]], options: Figures) -> Iterator[dict[str,
     for label, folders in groups.items():
         for folder in folders:
             config, hrm = load(agents.find(folder))
+            spec = env_of(config)
             for segments in options.segments:
                 walker = greedy(hrm, options.episodes, segments)
                 device = hrm.puzzle.device
-                result = rollout(config.env, walker, options.episodes, options.seed, device)
+                result = rollout(spec, walker, options.episodes, options.seed, device)
                 print(f"{folder}, segments {segments}: success {result.success:.1%}", flush=True)
                 yield {
                     "group": label,

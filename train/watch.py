@@ -27,6 +27,7 @@ from envs.render import COLOURS, Bytes, ansi, kinds, rgb
 from hrm_fast import HRM
 from train import agents, checkpoint, cli, viewer, watch_gym
 from train.config import SEED_LIMIT, maze_of, require
+from train.evaluate import env_of
 
 ACTIONS = ("N", "E", "S", "W", "NE", "SE", "SW", "NW")
 PANEL, LINE, BAR = 190, 20, 84  # pixels: width beside the board, height of a line, longest bar
@@ -218,8 +219,9 @@ def main() -> None:
     options = cli.parse(Watch, __doc__ or "")
     config, hrm = checkpoint.load(agents.find(options.checkpoint))
     seed, segments = SEED_LIMIT + options.seed, options.segments
-    if isinstance(config.env, GymSpec) and options.html is options.gif is options.mp4 is None:
-        scenes = watch_gym.scenes(hrm, config.env, options.episodes or 3, seed, segments)
+    where = env_of(config)
+    if isinstance(where, GymSpec) and options.html is options.gif is options.mp4 is None:
+        scenes = watch_gym.scenes(hrm, where, options.episodes or 3, seed, segments)
         return watch_gym.show(scenes, options.delay)
     spec = maze_of(config)
     if options.html is not None:
