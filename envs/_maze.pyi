@@ -15,7 +15,8 @@ def philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, i
     """The block of Philox4x32-10 (Salmon et al. 2011) at counter c and key k, 32-bit words each."""
 
 class Batch:
-    """N mazes. -1 for start_goal_distance means any, for view_radius the whole board."""
+    """N mazes. -1 for start_goal_distance means any, for view_radius the whole board. Maze i draws
+    its random numbers as number first + i."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Batch:
         view_radius: int,
         num_envs: int,
         seed: int,
+        first: int,
         threads: int,
     ) -> None: ...
     @property

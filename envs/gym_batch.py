@@ -163,8 +163,8 @@ class GymSpec:
 class GymBatch:
     """N environments of one kind with automatic reset in the same step.
 
-    Episode k of environment i gets a random seed made of (seed, i, k), so that the same seed gives
-    the same episodes for every `num_envs`. A running episode cannot be saved: a state is only how
+    Episode k of environment i gets a random seed made of (seed, first + i, k), so that the same
+    seed gives the same episodes for every `num_envs`. A running episode cannot be saved: a state is only how
     many each has begun. Raises `ValueError` where the environment cannot be made or does not fit.
     """
 
@@ -177,11 +177,12 @@ class GymBatch:
         seed: int = 0,
         device: torch.device | str = "cpu",
         render_mode: str | None = None,
+        first: int = 0,
     ) -> None:
         self.spec, self.num_envs, self.device = spec, num_envs, torch.device(device)
         _ = spec.fitted  # or says why it does not fit
         self._vector = SyncVectorEnv(
-            [partial(_Episodes, spec, (seed, i), render_mode) for i in range(num_envs)],
+            [partial(_Episodes, spec, (seed, first + i), render_mode) for i in range(num_envs)],
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         self.envs: list[Any] = list(self._vector.envs)
@@ -243,8 +244,12 @@ class _Episodes(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def make_batch(
-    spec: MazeSpec | GymSpec, num_envs: int, seed: int = 0, device: torch.device | str = "cpu"
+    spec: MazeSpec | GymSpec,
+    num_envs: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    first: int = 0,
 ) -> MazeBatch | GymBatch:
     """N mazes or N other environments, by the kind of the spec."""
     kind = GymBatch if isinstance(spec, GymSpec) else MazeBatch
-    return kind(spec, num_envs, seed=seed, device=device)  # type: ignore[arg-type]
+    return kind(spec, num_envs, seed=seed, device=device, first=first)  # type: ignore[arg-type]

@@ -13,11 +13,12 @@ from envs.step import Step
 class MazeBatch:
     """N mazes of one kind (HRM-Agent, arXiv 2510.22832) with automatic reset in the same step.
 
-    Maze i draws its random numbers from (seed, i, its own number of steps and resets), so that it
-    runs the same whatever `num_envs` and `threads` are. `threads` 0: one per core, but at least
-    4,096 mazes each. `device` is where the tensors live, and the mazes too where it is a GPU and
-    the module was built with nvcc (`is_resident`): kernels with the same rules and random numbers
-    move them, and `step` and `reset` do not wait for the host; the other methods go through it.
+    Maze i draws its random numbers from (seed, first + i, its own number of steps and resets), so
+    that it runs the same whatever `num_envs` and `threads` are, and several batches can be parts of
+    one. `threads` 0: one per core, but at least 4,096 mazes each. `device` is where the tensors
+    live, and the mazes too where it is a GPU and the module was built with nvcc (`is_resident`):
+    kernels with the same rules and random numbers move them, and `step` and `reset` do not wait for
+    the host; the other methods go through it.
 
     Raises `ValueError` for arguments out of range. One thread may use a batch at a time; others
     wait.
@@ -30,17 +31,19 @@ class MazeBatch:
         seed: int = 0,
         device: torch.device | str = "cpu",
         threads: int = 0,
+        first: int = 0,
     ) -> None:
         if not isinstance(spec, MazeSpec):
             raise ValueError(f"spec is {type(spec).__name__}: expected a MazeSpec")
         check_integer("num_envs", num_envs, 1, 2**24)
         check_integer("seed", seed, 0, 2**64 - 1)
         check_integer("threads", threads, 0, 1024)
+        check_integer("first", first, 0, 2**32 - num_envs)
         self.spec = spec
         self.num_envs = num_envs
         self.device = _device(device)
         self._shape = (num_envs,)
-        self._native = _native_batch(spec, num_envs, seed, threads)
+        self._native = _native_batch(spec, num_envs, seed, first, threads)
         self._gpu: OnDevice | None = None
         if self.device.type == "cuda" and _maze.cuda_devices():
             self._gpu = OnDevice(self._native, num_envs, spec.cells, self.device)
@@ -183,7 +186,9 @@ class MazeBatch:
         return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def _native_batch(spec: MazeSpec, num_envs: int, seed: int, threads: int) -> _maze.Batch:
+def _native_batch(
+    spec: MazeSpec, num_envs: int, seed: int, first: int, threads: int
+) -> _maze.Batch:
     board = np.array([list(row.encode()) for row in spec.board], dtype=np.uint8)
     distance, radius = spec.start_goal_distance, spec.view_radius
     return _maze.Batch(
@@ -199,6 +204,7 @@ def _native_batch(spec: MazeSpec, num_envs: int, seed: int, threads: int) -> _ma
         view_radius=-1 if radius is None else radius,
         num_envs=num_envs,
         seed=seed,
+        first=first,
         threads=threads,
     )
 

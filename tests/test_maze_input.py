@@ -197,7 +197,7 @@ def test_native_module_checks_for_itself() -> None:
     board = np.frombuffer(b"....", np.uint8).reshape(2, 2)
     good = {"map": board, "rooms": board, "actions": 4, "closed_doors": 0, "door_glyph": 35}
     good |= {"p_change": 0.0, "fixed_walls": 0, "max_steps": 9, "start_goal_distance": -1}
-    good |= {"view_radius": -1, "num_envs": 1, "seed": 0, "threads": 1}
+    good |= {"view_radius": -1, "num_envs": 1, "seed": 0, "first": 0, "threads": 1}
     _maze.Batch(**good)
     bad = {"map": board[:1, :1], "rooms": board[:1], "actions": 5, "closed_doors": 1}
     bad |= {"p_change": 2.0, "max_steps": 0, "num_envs": 0, "threads": -1, "fixed_walls": -1}

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from envs import GymSpec, MazeSpec, make_batch
 from hrm_fast import HRM, Carry
+from train import distributed
 from train.config import DQNConfig
 from train.replay import Transition, select
 
@@ -15,7 +16,8 @@ class Collector:
     def __init__(self, spec: MazeSpec | GymSpec, config: DQNConfig, hrm: HRM, seed: int) -> None:
         device = hrm.puzzle.device
         self.config = config
-        self.mazes = make_batch(spec, config.num_mazes, seed=seed, device=device)
+        first = distributed.rank() * config.num_mazes
+        self.mazes = make_batch(spec, config.num_mazes, seed, device, first)
         self.obs = self.mazes.reset()  # uint8 [N, cells]
         self.seed = Carry(*(z.clone() for z in hrm.start_seed(config.num_mazes)))
         self.lengths = torch.zeros(config.num_mazes, dtype=torch.int64, device=device)
@@ -61,8 +63,8 @@ class Collector:
         self.returns *= ~ends
 
     def finished(self) -> tuple[float, float, float, float]:
-        """Episodes since the last call, their success rate, mean length and mean return."""
-        episodes, *sums = self._finished.tolist()
+        """Episodes of all ranks since the last call, success rate, mean length, mean return."""
+        episodes, *sums = distributed.total(self._finished).tolist()
         self._finished.zero_()
         success, length, total = (x / max(episodes, 1) for x in sums)
         return episodes, success, length, total

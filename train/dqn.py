@@ -1,10 +1,12 @@
 """Trains HRM-Agent: mazes -> replay -> targets -> segments -> loss -> optimiser -> log.
 
 python -m train.dqn --preset quick
+torchrun --nproc-per-node 2 -m train.dqn --preset quick
 """
 
 import copy
 import importlib.util
+import os
 import signal
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from envs import GymSpec
 from hrm_fast import HRM
-from train import checkpoint, cli, curve
+from train import checkpoint, cli, curve, distributed
 from train import config as configs
 from train.collect import Collector
 from train.config import Config
@@ -48,7 +50,8 @@ class Trainer:
         self.hrm = HRM(config.hrm).to(device)
         self.target = copy.deepcopy(self.hrm).requires_grad_(False)
         self.optimiser = Optimiser(self.hrm, self.target, config)
-        self.generator = torch.Generator(device).manual_seed(config.seed)
+        own_seed = distributed.seed_of(distributed.rank(), config.seed)
+        self.generator = torch.Generator(device).manual_seed(own_seed)
         self.collector = Collector(config.env, config.dqn, self.hrm, config.seed)
         self.replay = Replay(config.dqn, self.collector.obs, self.collector.seed)
         self.update = 0
@@ -75,7 +78,8 @@ class Trainer:
         """Whether `_learn` can be a CUDA graph: nothing in it waits for the host."""
         config, mazes = self.config, self.collector.mazes
         counts = self.optimiser.fused is not None and not config.hrm.halting
-        return config.cuda_graph and mazes.is_resident and counts and not config.deterministic
+        asked = config.cuda_graph and not config.deterministic and distributed.world() == 1
+        return asked and mazes.is_resident and counts
 
     def _learn(self, updates: int, relabels: bool) -> Learned:
         """The cycle itself. Where the fused optimiser counts, nothing here needs the host."""
@@ -131,6 +135,7 @@ class Trainer:
         numbers = zip(NUMBERS, (self.update, self.transitions, seconds, best), strict=True)
         metadata = {name: repr(x) for name, x in numbers}
         metadata["device"] = self.generator.device.type
+        metadata["processes"] = str(distributed.world())
         checkpoint.save_tensors(path, self.tensors(), metadata, previous)
 
     def restore(self, path: Path) -> tuple[float, float]:
@@ -143,6 +148,9 @@ class Trainer:
         with checkpoint.opening(path) as file:
             saved, here = file.metadata.get("device"), self.generator.device.type
             configs.require("device", here, here == saved, f"{saved}, on which the run was saved")
+            ranks, had = str(distributed.world()), file.metadata.get("processes", "1")
+            why = f"{had}, with which the run was saved"
+            configs.require("number of processes", ranks, ranks == had, why)
             file.match(self._expected(file.header))
             numbers = {name: float(file.metadata.get(name, "nan")) for name in NUMBERS}
             for name, x in numbers.items():
@@ -176,8 +184,11 @@ class Trainer:
 
 
 def program() -> int:
-    config = choose_folder(configs.parse(description=__doc__ or ""))
-    device = configs.choose_device(config.device)
+    config = configs.parse(description=__doc__ or "")
+    device = distributed.join(config.device)
+    ranks, episodes = distributed.world(), config.eval_episodes
+    configs.require("eval-episodes", episodes, episodes >= ranks, f"{ranks} or more, one a process")
+    config = distributed.first_says(config if distributed.rank() else choose_folder(config))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # whose streams and graphs are meant where none is named
     if config.deterministic:
@@ -187,23 +198,32 @@ def program() -> int:
     trainer = Trainer(config, device)
     run = Run(config, trainer)
     size = sum(p.numel() for p in trainer.hrm.parameters())
-    run.log.say(f"{config.preset}: {size:,} parameters on {device}, run folder {config.run_dir}")
+    on = f"{device}" if ranks == 1 else f"{ranks} processes, {device} the first"
+    run.log.say(f"{config.preset}: {size:,} parameters on {on}, run folder {config.run_dir}")
     if config.resume and isinstance(config.env, GymSpec):
         run.log.say("new episodes begin: the environment has no way to save those that ran")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, run.stop)
     run.train()
-    is_done = trainer.update == config.updates
-    if is_done:
+    if run.is_writer and trainer.update == config.updates:
         curve.draw({config.preset: [run.folder]}, run.folder / "learning_curve.png")
     run.close()
+    status = tell(run) if run.is_writer else 0
+    distributed.leave()
+    return status
+
+
+def tell(run: Run) -> int:
+    """The run's last words; returns its exit status."""
+    config, trainer, alone = run.config, run.trainer, distributed.world() == 1
     print(f"time went to  {trainer.phase.report()}")
-    if not is_done:
+    if trainer.update < config.updates:
+        start = "python" if alone else f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}"
         print(
             f"stopped at update {trainer.update} of {config.updates}; saved. Continue with: "
-            f"python -m train.dqn --resume {config.run_dir}"
+            f"{start} -m train.dqn --resume {config.run_dir}"
         )
-        return 130 if run.stopped_by == signal.SIGINT else 0
+        return 130 if run.stopped_by == signal.SIGINT and alone else 0
     print(f"learning curve in {config.run_dir}/learning_curve.png; judge the agent with:")
     print(f"  python -m train.evaluate {config.run_dir}\n  python -m train.watch {config.run_dir}")
     return 0

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from envs import GymBatch, GymSpec, MazeBatch, MazeSpec, make_batch
 from hrm_fast import HRM, Carry
-from train import agents, cli, peer
+from train import agents, cli, distributed, peer
 from train.checkpoint import load, write_text
 from train.config import SEED_LIMIT, Config, choose_device, require
 
@@ -55,16 +55,24 @@ class Walks(NamedTuple):
 
 @torch.no_grad()
 def rollout(
-    spec: MazeSpec | GymSpec, walker: Walker, episodes: int, seed: int, device: torch.device
+    spec: MazeSpec | GymSpec,
+    walker: Walker,
+    episodes: int,
+    seed: int,
+    device: torch.device,
+    begin: int = 0,
 ) -> Result:
-    """Walk `episodes` unseen episodes: mazes all at once, other environments AT_ONCE."""
+    """Walk `episodes` unseen episodes: mazes all at once, other environments AT_ONCE.
+
+    The ranks of a job walk so many each, in mazes from number `begin` on; the result is of all.
+    """
     wave = min(episodes, AT_ONCE) if isinstance(spec, GymSpec) else episodes
-    mazes = make_batch(spec, wave, seed=SEED_LIMIT + seed, device=device)
+    mazes = make_batch(spec, wave, SEED_LIMIT + seed, device, begin)
     waves = [
         _walk(mazes, walker, first, min(wave, episodes - first))
         for first in range(0, episodes, wave)
     ]
-    return _summary(Walks(*map(torch.cat, zip(*waves, strict=True))))
+    return _summary(Walks(*(distributed.joined(torch.cat(x)) for x in zip(*waves, strict=True))))
 
 
 def _walk(mazes: Batch, walker: Walker, first: int, count: int) -> Walks:
@@ -135,7 +143,8 @@ def shortest_path_walker(mazes: Batch, _: Tensor, walking: Tensor) -> Tensor:
 
 
 def evaluate(hrm: HRM, spec: MazeSpec | GymSpec, episodes: int, seed: int) -> Result:
-    return rollout(spec, greedy(hrm, episodes), episodes, seed, hrm.puzzle.device)
+    begin, count = distributed.share(episodes)
+    return rollout(spec, greedy(hrm, count), count, seed, hrm.puzzle.device, begin)
 
 
 def env_of(config: Config, asked: str | None = None) -> MazeSpec | GymSpec:

@@ -143,3 +143,19 @@ class Log:
         self.board.close()
         if self.wandb:
             self.wandb.finish()
+
+
+class Silent:
+    """The log of a rank that does not write."""
+
+    def row(self, numbers: dict[str, float]) -> None:
+        pass
+
+    def progress(self, updates: int) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

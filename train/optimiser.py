@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hrm_fast import HRM
 from kernels.adam_atan2 import adam_atan2
+from train import distributed
 from train.config import Config
 
 
@@ -55,7 +56,14 @@ class Optimiser:
 
     @torch.no_grad()
     def step(self, update: int) -> None:
-        """Update number `update` (from 0): weights, then target average; gradients back to 0."""
+        """Update number `update` (from 0): weights, then target average; gradients back to 0.
+
+        In a job the gradients' mean over the ranks counts: one all-reduce of the whole vector.
+        DistributedDataParallel would copy it into buckets and back, to overlap a transfer that is
+        over in microseconds; and it orders them anew after its first update, so that three ranks
+        or more would not go on bit for bit from a saved state.
+        """
+        distributed.average(self.grad)
         if self.fused is not None:
             return self._step_fused(self.fused)
         dqn, share = self.config.dqn, self.share(update)

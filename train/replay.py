@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hrm_fast import Carry
+from train import distributed
 from train.config import DQNConfig
 from train.hindsight import Goal, Relabel, Steps, agent_cell, draw_goal, may_be_goal, with_goal
 
@@ -87,7 +88,7 @@ class Replay:
         """Write one step of all mazes over the oldest row, with the largest priority there is."""
         new = tensors_of(step)
         if self.config.priority > 0:
-            largest = self.data["priority"].max()
+            largest = distributed.largest(self.data["priority"].max())
             new["priority"] = torch.where(largest > 0, largest, 1.0).expand(len(step.r_t))
         for name, x in new.items():
             self.data[name].index_copy_(0, self.head, x[None])
@@ -161,7 +162,7 @@ class Replay:
         passed = mazes.cumsum(1, dtype=torch.float64) <= place[:, None]
         maze = passed.sum(1).clamp(max=mazes.shape[1] - 1)
         weight = mazes.gather(1, maze[:, None])[:, 0] ** -config.priority_correction
-        return drawn, maze, weight / weight.max()
+        return drawn, maze, weight / distributed.largest(weight.max())
 
     def prioritise(self, batch: Transition, q: Tensor, y: Tensor) -> None:
         """Priorities of a batch's transitions from q [B, A] and target [B]: |TD error|^priority."""

@@ -14,15 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
 from torch import Tensor
 
 from envs import GymSpec
-from train import checkpoint, remote
+from train import checkpoint, distributed, remote
 from train import config as configs
 from train.checkpoint import Damaged
 from train.config import Config
 from train.evaluate import SELECTION_SEED, evaluate
-from train.log import Log
+from train.log import Log, Silent
 from train.remote import Mirror
 from train.replay import tensors_of
 from train.targets import epsilon_at
@@ -36,30 +37,43 @@ STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 
 
 class Run:
-    """A run's folder: its log, its checkpoints, and the signals that end it early."""
+    """A run's folder: its log, its checkpoints, and the signals that end it early.
+
+    In a job rank 0 writes there, and every other rank its own state in a folder `rankR` inside.
+    """
 
     def __init__(self, config: Config, trainer: Trainer) -> None:
         self.config, self.trainer = config, trainer
         self.mirror = mirror_of(config)
         self.folder = self.mirror.folder if self.mirror else Path(config.run_dir or "")
-        self.lock = claim(self.folder)
-        self.stopped_by: int | None = None
-        self.saved_at: int | None = None  # of the folder's STATE, where that is whole
+        self.is_writer = distributed.rank() == 0
+        self.own = self.folder if self.is_writer else self.folder / f"rank{distributed.rank()}"
+        self.lock = claim(self.own)
+        self.signal = self.stopped_by = 0  # that came to this process; that ended the run
+        self.saved_at: int | None = None  # of our STATE, where that is whole
         seconds, self.best = self._resume() if config.resume else (0.0, -math.inf)
         self.finite_at = trainer.update
         self.began = time.perf_counter() - seconds
-        wandb = dataclasses.asdict(config) if config.wandb else None
-        self.log = Log(self.folder, config.updates, trainer.update, wandb)
+        self.log: Log | Silent = Silent()
+        if self.is_writer:
+            wandb = dataclasses.asdict(config) if config.wandb else None
+            self.log = Log(self.folder, config.updates, trainer.update, wandb)
         if not config.resume:
             self.save()  # before config.json makes it a run: a run can always be resumed
-        kept = replace(config, resume=None)
-        checkpoint.write_text(self.folder / "config.json", configs.to_json(kept))
+        self._agree()
+        if self.is_writer:
+            kept = replace(config, resume=None)
+            checkpoint.write_text(self.folder / "config.json", configs.to_json(kept))
         if self.mirror:
             self.mirror.push({STATE: PREVIOUS})  # what cannot be written is said before any work
 
     def _resume(self) -> tuple[float, float]:
         trainer, config = self.trainer, self.config
-        numbers, path, skipped = newest(self.folder, trainer.restore)
+        numbers, path, skipped = newest(self.own, trainer.restore)
+        if trainer.update > distributed.least(torch.tensor(trainer.update)):
+            skipped.append(f"{path} is newer than another process's state")
+            path = self.own / PREVIOUS
+            numbers = trainer.restore(path)
         why = f"more than {trainer.update}, where the run stands"
         configs.require("updates", config.updates, config.updates > trainer.update, why)
         if skipped:
@@ -72,7 +86,7 @@ class Run:
         trainer, config = self.trainer, self.config
         logged, since = trainer.update, time.perf_counter()
         is_cut = False
-        while trainer.update < config.updates and self.stopped_by is None:
+        while trainer.update < config.updates and not self._is_stopped():
             before = trainer.update
             is_cut = config.updates - before < config.hrm.segments
             if is_cut:
@@ -95,24 +109,34 @@ class Run:
         self.save(state=not is_cut)
 
     def stop(self, number: int, _: object) -> None:
-        """A signal's handler: end after this cycle; a second signal does not wait for that."""
-        if self.stopped_by is not None:
+        """A signal's handler: end after this cycle; a second signal does not wait for that.
+
+        In a job it does: a cluster may signal both torchrun, which hands it on, and the ranks.
+        """
+        if self.signal and distributed.world() == 1:
             raise KeyboardInterrupt
-        self.stopped_by = number
+        self.signal = number
+
+    def _is_stopped(self) -> bool:
+        """Whether a signal came to any rank: all of them leave after the same cycle."""
+        self.stopped_by = int(distributed.largest(torch.tensor(self.signal)))
+        return self.stopped_by > 0
 
     def _numbers(self, loss: Tensor, q: Tensor, speed: float) -> dict[str, float]:
-        trainer, dqn = self.trainer, self.config.dqn
+        trainer, dqn, ranks = self.trainer, self.config.dqn, distributed.world()
         self.check()
+        self._agree()
+        td_loss, q_mean = (distributed.total(torch.stack((loss, q))) / ranks).tolist()
         numbers = {
             "update": trainer.update,
-            "transitions": trainer.transitions,
+            "transitions": trainer.transitions * ranks,
             "seconds": time.perf_counter() - self.began,
             "updates_per_second": speed,
-            "charts/SPS": speed * dqn.num_mazes / self.config.hrm.segments,
+            "charts/SPS": speed * dqn.num_mazes * ranks / self.config.hrm.segments,
             "charts/epsilon": epsilon_at(dqn, trainer.optimiser.done).item(),
             "charts/learning_rate": dqn.learning_rate * trainer.optimiser.share(trainer.update),
-            "losses/td_loss": loss.item(),
-            "losses/q_values": q.item(),
+            "losses/td_loss": td_loss,
+            "losses/q_values": q_mean,
         }
         episodes, success, length, total = trainer.collector.finished()
         if episodes:
@@ -120,6 +144,14 @@ class Run:
             numbers["charts/episodic_length"] = length
             numbers["charts/episodic_return"] = total
         return numbers
+
+    def _agree(self) -> None:
+        """ValueError: the ranks have come apart, as they would on machines that round otherwise."""
+        update, weights = self.trainer.update, self.trainer.optimiser.flat.double().sum().item()
+        all_of_them = distributed.joined(torch.tensor([[update, weights]], dtype=torch.float64))
+        same = bool((all_of_them == all_of_them[0]).all())
+        why = "the same in every process"
+        configs.require("update and sum of the weights", all_of_them.tolist(), same, why)
 
     def _evaluate(self) -> dict[str, float]:
         """Greedy episodes on mazes that training never sees; the best weights so far are kept."""
@@ -129,7 +161,8 @@ class Run:
         score = result.mean_return if isinstance(config.env, GymSpec) else result.success
         if score >= self.best:
             self.best = score
-            checkpoint.save(self.folder / "best.safetensors", judged, config)
+            if self.is_writer:
+                checkpoint.save(self.folder / "best.safetensors", judged, config)
         ratio = result.shortest_ratio
         return {
             "eval/success": result.success,
@@ -144,11 +177,12 @@ class Run:
             return
         self.check()
         with self.trainer.phase("save"):
-            checkpoint.save(self.folder / "last.safetensors", self.trainer.judged, self.config)
+            if self.is_writer:
+                checkpoint.save(self.folder / "last.safetensors", self.trainer.judged, self.config)
             if state:
                 seconds = time.perf_counter() - self.began
-                previous = None if self.saved_at is None else self.folder / PREVIOUS
-                self.trainer.save(self.folder / STATE, seconds, self.best, previous)
+                previous = None if self.saved_at is None else self.own / PREVIOUS
+                self.trainer.save(self.own / STATE, seconds, self.best, previous)
                 self.saved_at = self.trainer.update
 
     def check(self) -> None:
@@ -167,7 +201,7 @@ class Run:
             what = f"the loss of update {trainer.update} is {loss}: expected a finite loss"
         kept = ""
         if learned is not None:
-            path = self.folder / "bad_batch.safetensors"
+            path = self.own / "bad_batch.safetensors"
             numbers = {"update": str(trainer.update), "loss": str(loss)}
             checkpoint.save_tensors(path, tensors_of(learned.batch) | {"y": learned.y}, numbers)
             kept = f"; the batch of that update is in {path}"
@@ -199,6 +233,8 @@ def mirror_of(config: Config) -> Mirror | None:
     url = remote.url_of(config.run_dir or "")
     if url is None:
         return None
+    ranks = distributed.world()
+    configs.require("run-dir", url, ranks == 1, f"a folder that all {ranks} processes see")
     mirror = Mirror(url, Path(tempfile.mkdtemp(prefix="hrm_fast-")))
     if config.resume:
         for name in mirror.names() & {*remote.WANTED, STATE, PREVIOUS}:
@@ -210,10 +246,15 @@ def choose_folder(config: Config) -> Config:
     """Name the run's folder: the resumed one, the one asked for, or a free one under runs/."""
     if config.resume:
         return replace(config, run_dir=config.resume)
+    if distributed.may_restart():
+        why = "a folder, in which the job finds itself when torchrun starts it again"
+        configs.require("run-dir", config.run_dir, config.run_dir is not None, why)
     if config.run_dir:
         url = remote.url_of(config.run_dir)
-        path = Path(config.run_dir) / "config.json"
-        if remote.has(url, path.name) if url else path.exists():
+        beside = Path(config.run_dir) / "config.json"
+        if remote.has(url, beside.name) if url else beside.exists():
+            if not url and distributed.may_restart() and configs.load(beside) == config:
+                return replace(config, resume=config.run_dir)
             raise ValueError(
                 f"run-dir is {config.run_dir!r}, which holds a run: expected a new folder, "
                 f"or --resume {config.run_dir}"

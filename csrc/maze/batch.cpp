@@ -47,12 +47,12 @@ bool can_show(const Spec &spec, int cell, uint8_t glyph) {
 
 } // namespace
 
-Batch::Batch(const Spec &spec, int num_envs, uint64_t seed, int threads)
-    : spec_(spec), seed_(seed), stride_((spec.cells + 15) / 16 * 16), mazes_(num_envs),
-      boards_(stride_ * num_envs), pool_(choose_threads(threads, num_envs)) {
+Batch::Batch(const Spec &spec, int num_envs, uint64_t seed, uint32_t first, int threads)
+    : spec_(spec), seed_(seed), first_(first), stride_((spec.cells + 15) / 16 * 16),
+      mazes_(num_envs), boards_(stride_ * num_envs), pool_(choose_threads(threads, num_envs)) {
     uint16_t scratch[2 * kMaxCells];
     for (int i = 0; i < num_envs; ++i)
-        maze::reset(spec_, mazes_[i], board(i), seed_, i, scratch);
+        maze::reset(spec_, mazes_[i], board(i), seed_, first_ + i, scratch);
 }
 
 template <typename Job> void Batch::for_ranges(const Job &job) {
@@ -79,7 +79,7 @@ void Batch::reset(uint8_t *obs) {
     for_ranges([&](int begin, int end) {
         uint16_t scratch[2 * kMaxCells];
         for (int i = begin; i < end; ++i)
-            maze::reset(spec_, mazes_[i], board(i), seed_, i, scratch);
+            maze::reset(spec_, mazes_[i], board(i), seed_, first_ + i, scratch);
     });
     write_all(obs);
 }
@@ -113,10 +113,10 @@ void Batch::step_range(int begin, int end, const int64_t *actions, uint8_t *obs,
     for (int first = begin; first < end; first += kGroup) {
         const int last = std::min(first + kGroup, end);
         if (spec_.change_threshold > 0)
-            change_words(mazes + first, last - first, seed_, first, words);
+            change_words(mazes + first, last - first, seed_, first_ + first, words);
         int ended[kGroup], n_ended = 0;
         for (int i = first; i < last; ++i) {
-            const Outcome outcome = move(spec_, mazes[i], boards + i * stride, seed_, i,
+            const Outcome outcome = move(spec_, mazes[i], boards + i * stride, seed_, first_ + i,
                                          static_cast<int>(actions[i]), words[i - first], scratch);
             const bool late = mazes[i].elapsed == spec_.max_steps;
             reward[i] = reward_of(outcome);
@@ -130,7 +130,7 @@ void Batch::step_range(int begin, int end, const int64_t *actions, uint8_t *obs,
                       final_obs + i * cells);
         for (int k = 0; k < n_ended; ++k) {
             const int i = ended[k];
-            maze::reset(spec_, mazes[i], boards + i * stride, seed_, i, scratch);
+            maze::reset(spec_, mazes[i], boards + i * stride, seed_, first_ + i, scratch);
             write_obs(spec_, mazes[i].agent, boards + i * stride, obs + i * cells, obs + i * cells);
         }
     }

@@ -27,10 +27,12 @@ Spec make_spec(const Settings &settings, const uint8_t *map, const uint8_t *room
 
 class Batch {
   public:
-    Batch(const Spec &spec, int num_envs, uint64_t seed, int threads);
+    // Maze i draws its random numbers as number `first` + i.
+    Batch(const Spec &spec, int num_envs, uint64_t seed, uint32_t first, int threads);
 
     const Spec &spec() const { return spec_; }
     uint64_t seed() const { return seed_; }
+    uint32_t first() const { return first_; }
     int num_envs() const { return static_cast<int>(mazes_.size()); }
     int threads() const { return pool_.size(); }
 
@@ -60,6 +62,7 @@ class Batch {
     mutable std::mutex mutex_;
     const Spec spec_;
     const uint64_t seed_;
+    const uint32_t first_;
     const size_t stride_;
     std::vector<Maze> mazes_;
     std::vector<uint8_t> boards_;

@@ -80,7 +80,7 @@ void check_range(const char *name, long long value, long long low, long long hig
 Batch *make_batch(const py::array &map, const py::array &rooms, int actions, int closed_doors,
                   int door_glyph, double p_change, int fixed_walls, int max_steps,
                   int start_goal_distance, int view_radius, int num_envs, uint64_t seed,
-                  int threads) {
+                  uint32_t first, int threads) {
     if (map.ndim() != 2)
         throw std::invalid_argument("map: expected 2 dimensions");
     check_range("map cells", map.size(), 2, kMaxCells);
@@ -109,7 +109,7 @@ Batch *make_batch(const py::array &map, const py::array &rooms, int actions, int
                             static_cast<uint8_t>(door_glyph)};
     const Spec spec = make_spec(settings, input<uint8_t>(map, "map", 'u', {rows, cols}),
                                 input<uint8_t>(rooms, "rooms", 'u', {rows, cols}));
-    return new Batch(spec, num_envs, seed, threads);
+    return new Batch(spec, num_envs, seed, first, threads);
 }
 
 void reset(Batch &batch, const py::array &obs) {
@@ -180,8 +180,8 @@ template <typename T> T *at(uintptr_t address) {
 }
 
 OnDevice on_device(const Batch &batch, uintptr_t spec, uintptr_t mazes, uintptr_t boards) {
-    return {at<const Spec>(spec), at<Maze>(mazes), at<uint8_t>(boards),
-            batch.num_envs(),     batch.seed(),    batch.spec().doorways};
+    return {at<const Spec>(spec), at<Maze>(mazes), at<uint8_t>(boards),  batch.num_envs(),
+            batch.seed(),         batch.first(),   batch.spec().doorways};
 }
 
 void device_reset(const Batch &batch, uintptr_t spec, uintptr_t mazes, uintptr_t boards,
@@ -222,7 +222,7 @@ PYBIND11_MODULE(_maze, m) {
              py::arg("actions"), py::arg("closed_doors"), py::arg("door_glyph"),
              py::arg("p_change"), py::arg("fixed_walls"), py::arg("max_steps"),
              py::arg("start_goal_distance"), py::arg("view_radius"), py::arg("num_envs"),
-             py::arg("seed"), py::arg("threads"))
+             py::arg("seed"), py::arg("first"), py::arg("threads"))
         .def_property_readonly("threads", &Batch::threads)
         .def("reset", &reset)
         .def("observe", &observe)

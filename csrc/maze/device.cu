@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) reset_kernel(OnDevice on, int mazes,
     DYNAMIC_SHARED(shared);
     const Part part = part_of(on, mazes, shared);
     if (part.own >= 0)
-        reset(*on.spec, on.mazes[part.own], board_of(on, part.own), on.seed, part.own,
+        reset(*on.spec, on.mazes[part.own], board_of(on, part.own), on.seed, on.first + part.own,
               part.scratch);
     __syncthreads();
     show(on, part, obs, obs);
@@ -82,10 +82,11 @@ __device__ inline bool step_own(const OnDevice &on, const Part &part, const int6
     const Spec &spec = *on.spec;
     const int i = part.own;
     Maze &maze = on.mazes[i];
-    const uint32_t word = spec.change_threshold > 0 ? Stream(on.seed, i, maze.clock).next() : 0;
+    const uint32_t word =
+        spec.change_threshold > 0 ? Stream(on.seed, on.first + i, maze.clock).next() : 0;
     const int action = static_cast<int>(actions[i] & (spec.actions - 1));
     const Outcome outcome =
-        move(spec, maze, board_of(on, i), on.seed, i, action, word, part.scratch);
+        move(spec, maze, board_of(on, i), on.seed, on.first + i, action, word, part.scratch);
     const bool late = maze.elapsed == spec.max_steps;
     to.reward[i] = reward_of(outcome);
     to.terminated[i] = outcome == kReached;
@@ -105,7 +106,7 @@ __global__ void __launch_bounds__(kThreads)
         return;
     uint8_t *board = board_of(on, part.own); // seldom: its thread shows it alone
     uint8_t *obs = to.obs + (board - on.boards);
-    reset(*on.spec, on.mazes[part.own], board, on.seed, part.own, part.scratch);
+    reset(*on.spec, on.mazes[part.own], board, on.seed, on.first + part.own, part.scratch);
     write_obs(*on.spec, on.mazes[part.own].agent, board, obs, obs);
 }
 

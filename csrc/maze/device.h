@@ -12,7 +12,8 @@ struct OnDevice {
     uint8_t *boards; // [N, cells]
     int num_envs;
     uint64_t seed;
-    int doorways; // of the spec, for the host
+    uint32_t first; // number of maze 0, for its random numbers
+    int doorways;   // of the spec, for the host
 };
 
 struct Results {
