@@ -164,8 +164,9 @@ class GymBatch:
     """N environments of one kind with automatic reset in the same step.
 
     Episode k of environment i gets a random seed made of (seed, first + i, k), so that the same
-    seed gives the same episodes for every `num_envs`. A running episode cannot be saved: a state is only how
-    many each has begun. Raises `ValueError` where the environment cannot be made or does not fit.
+    seed gives the same episodes for every `num_envs`. A running episode cannot be saved: a state is
+    only how many each has begun. Raises `ValueError` where the environment cannot be made or does
+    not fit.
     """
 
     is_resident = False  # in a GPU's memory

@@ -7,6 +7,7 @@ The first two samples do not count: until then the replay fills. Linux only: mem
 
 import csv
 import os
+import signal
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -73,7 +74,7 @@ def watch(run: Run, options: Soak) -> list[Sample]:
             samples.append(Sample(minutes, trainer.update, rss_mib(), speed, share))
             last[:] = now, trainer.update, phases
             if minutes >= options.minutes:
-                run.stop(0, None)
+                run.stop(signal.SIGTERM, None)
         return result
 
     trainer.cycle = sampled  # type: ignore[method-assign]
