@@ -169,11 +169,13 @@ def run_all(jobs: list[Job], side_by_side: int) -> list[Job]:
             print(f"{job.name}, seed {job.seed}: {what}", flush=True)
             if not good:
                 failed.append(job)
-    except KeyboardInterrupt:
+    except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list(running):
             process.terminate()
         pool.shutdown()
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         raise SystemExit("stopped; the same command goes on") from None
     return failed
 
@@ -253,6 +255,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     jobs = plan(args)
+    args.out.mkdir(parents=True, exist_ok=True)  # a bad path fails here
     failed = run_all([job for job in jobs if not whole(job)], args.jobs)
     when = [("update", x) for x in args.at] + [("seconds", x) for x in args.at_seconds]
     rows = [row_of(job, when) for job in jobs if job not in failed]
