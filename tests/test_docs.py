@@ -37,6 +37,7 @@ SHORTER = {
 SLOW = (
     *("python -m profiling.bench_maze", "python -m profiling.bench_train"),
     *("python -m profiling.kernel_report", "python profiling/gpu_check.py"),
+    "python -m train.analyse profiling/results",
 )
 NOT_RUN = {
     "make train": "trains `quick` to its end; tests/test_train.py trains",
@@ -126,6 +127,7 @@ def check(command: str, folder: Path, apart: bool = False) -> None:
         assert status == 0, f"{command}: {said}"
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules after import")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands(page: Path, folder: Path) -> None:
     for command in commands(page):
@@ -186,35 +188,42 @@ def test_links_lead_somewhere() -> None:
                 ), f"{page.name}: {shown} is not in {target}"
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make figures` draws; without a browser, without the page's picture."""
-    folder = tmp_path_factory.mktemp("drawn")
-    names = [n for n in figures.FIGURES if browser.find() or n != "docs/viewer.png"]
-    for name in names:
-        figures.FIGURES[name](folder / name)
-    for table in (ROOT / "profiling/results/analyse").glob("*.csv"):
-        figures.of_table(table, folder / table.with_suffix("").relative_to(ROOT))
-    return folder
+TABLES = ROOT / "profiling" / "results" / "analyse"
 
 
-def test_every_picture_is_drawn(drawn: Path) -> None:
-    shown = {
-        (page.parent / target).resolve().relative_to(ROOT)
-        for page in PAGES
-        for target in re.findall(r"!\[[^]]*\]\(([^)\s]+)\)", page.read_text())
-    }
-    assert Path("docs/agent.gif") in shown
-    for path in shown:
-        assert (ROOT / path).exists()
-        if browser.find() or path.name != "viewer.png":
-            assert (drawn / path).read_bytes()[:4] in (b"GIF8", b"\x89PNG", b"<?xm"), path
+def shown() -> set[Path]:
+    """Every picture that a page shows."""
+    links = ((p, re.findall(r"!\[[^]]*\]\(([^)\s]+)\)", p.read_text())) for p in PAGES)
+    return {(page.parent / target).resolve() for page, found in links for target in found}
 
 
-def test_the_same_picture_again(drawn: Path, tmp_path: Path) -> None:
-    name = "profiling/results/study_carry.png"
-    figures.FIGURES[name](tmp_path / name)
-    assert (tmp_path / name).read_bytes() == (drawn / name).read_bytes()
+def is_picture(path: Path) -> bool:
+    return path.read_bytes()[:4] in (b"GIF8", b"\x89PNG")
+
+
+def test_every_picture_is_drawn(tmp_path: Path) -> None:
+    for path in shown():
+        assert is_picture(path)
+        name = path.relative_to(ROOT).as_posix()
+        if TABLES in path.parents:
+            assert path.parent.with_suffix(".csv").exists(), name  # drawn below
+        elif browser.find() or name != "docs/viewer.png":
+            figures.FIGURES[name](tmp_path / name)
+            assert is_picture(tmp_path / name)
+
+
+@pytest.mark.slow
+def test_every_table_of_the_analysis_is_drawn(tmp_path: Path) -> None:
+    drawn = set()
+    for table in TABLES.glob("*.csv"):
+        drawn |= {TABLES / table.stem / p.name for p in figures.of_table(table, tmp_path)}
+    assert {path for path in shown() if TABLES in path.parents} <= drawn
+
+
+def test_the_same_picture_again(tmp_path: Path) -> None:
+    for name in ("one.png", "other.png"):
+        figures.study_carry(tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
 
 
 def test_the_table_of_agents_is_the_file() -> None:
