@@ -189,7 +189,6 @@ def shortest_paths(spec: MazeSpec, boards: Tensor) -> tuple[Tensor, Tensor]:
 def study(config: Config, hrm: HRM, options: Analyse) -> Iterator[dict[str, object]]:
     """The rows of convergence.csv."""
     spec, segments = maze_of(config), options.segments or config.hrm.segments
-    require("segments", segments, segments >= 2, "2 or more, such as --segments 8")
     for mode in dict.fromkeys(("carry", "reset", config.hrm.carry)):
         model = HRM(replace(config.hrm, carry=mode))
         model.load_state_dict(hrm.state_dict())
@@ -242,6 +241,9 @@ def main() -> None:
     table = options.checkpoint
     if table.suffix != ".csv":
         config, hrm = load(agents.find(options.checkpoint), choose_device(options.device))
+        segments = options.segments or config.hrm.segments
+        require("segments", segments, segments >= 2, "2 or more, such as --segments 8")
+        maze_of(config)  # an agent of another environment ends here, before a folder is made
         table = options.out / "convergence.csv"
         with replacing(table) as part, part.open("w", newline="") as file:  # a bad path fails here
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

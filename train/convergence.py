@@ -80,8 +80,9 @@ def figure(rows: Rows) -> Figure:
             _panel(axis, [r for r in rows if (r["level"], r["reference"]) == (level, reference)])
             axis.set_title(f"{level} to {title}", fontsize=10)
     for column, reference in zip(grid.T, REFERENCES, strict=True):
-        medians = [float(r["median"] or 0) for r in rows if r["reference"] == reference]
-        _decades(column, np.array(medians))
+        drawn = [r for r in rows if r["reference"] == reference and float(r["median"] or 0) > 0]
+        edges = ("quartile_1", "median", "quartile_3")
+        _decades(column, np.array([float(r[name]) for r in drawn for name in edges]))
         column[-1].set_xlabel("segment")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     shown = len({row["mode"] for row in rows})
@@ -117,9 +118,9 @@ def _lines(rows: Rows) -> dict[tuple[str, str], Rows]:
     return lines
 
 
-def _decades(column: list[Axes], medians: np.ndarray) -> None:
-    """A log axis over whole decades around the medians; a quartile may reach beyond."""
-    positive = medians[medians > 0]
+def _decades(column: list[Axes], values: np.ndarray) -> None:
+    """A log axis over whole decades around the values above 0."""
+    positive = values[values > 0]
     for axis in column:
         if len(positive):
             low, high = np.floor(np.log10(positive.min())), np.ceil(np.log10(positive.max()))
