@@ -62,13 +62,13 @@ def test_groups_are_named_by_what_sets_them_apart(tmp_path):
     reset = replace(BASE, hrm=replace(BASE.hrm, carry="reset"))
     both = replace(reset, seed=2, dqn=replace(BASE.dqn, n_step=2))
     assert labels(BASE, again) == {"quick": [0, 1]}
-    assert labels(BASE, reset, again) == {"carry carry": [0, 2], "carry reset": [1]}
-    assert labels(BASE, both) == {"carry carry, n_step 1": [0], "carry reset, n_step 2": [1]}
+    assert labels(BASE, reset, again) == {"Carry": [0, 2], "Reset": [1]}
+    assert labels(BASE, both) == {"Carry, n_step 1": [0], "Reset, n_step 2": [1]}
     maze = configs.PRESETS["maze"]
     assert labels(BASE, maze, reset) == {
-        "quick, carry carry": [0],
+        "quick, Carry": [0],
         "maze": [1],
-        "quick, carry reset": [2],
+        "quick, Reset": [2],
     }
 
 

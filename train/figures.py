@@ -86,11 +86,17 @@ def group(runs: dict[Path, Config]) -> dict[str, list[Path]]:
     for folder, own in settings.items():
         rivals = [settings[f] for f in settings if presets[f] == presets[folder]]
         apart = {name: own[name] for name in own if any(r.get(name) != own[name] for r in rivals)}
-        words = [f"{name.split('.')[-1]} {value}" for name, value in apart.items()]
+        words = [_word(name, value) for name, value in apart.items()]
         if len(set(presets.values())) > 1 or not words:
             words.insert(0, presets[folder])
         groups.setdefault(", ".join(words), []).append(folder)
     return groups
+
+
+def _word(name: str, value: object) -> str:
+    if name == "hrm.carry":
+        return "full Carry" if value == "full" else str(value).title()
+    return f"{name.rpartition('.')[2]} {value}"
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -159,7 +165,6 @@ def draw_sweep(rows: Rows, *paths: Path) -> None:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
         axis.grid(alpha=0.3)
-    axes[0].set_ylim(0, 1.1)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
     curve.write(figure, *paths)
@@ -185,7 +190,8 @@ def _line(axis: Axes, rows: Rows, measure: str, label: str, i: int) -> None:
     axis.fill_between(x, low_, high_, color=style["color"], alpha=0.2, lw=0)
     axis.plot(x, median, marker="o", ms=5, label=f"{label}, {what}", **style)  # type: ignore[arg-type]
     for segments, compute, y, *_ in points:
-        at = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+        at_point = (0, -14 if i % 2 else 6)
+        at = {"xytext": at_point, "textcoords": "offset points", "ha": "center", "fontsize": 8}
         axis.annotate(f"({segments})", (compute, y), **at)  # type: ignore[arg-type]
 
 
