@@ -132,7 +132,7 @@ class HRMConfig:
         """F: the SwiGLU's inner width."""
         if self.inner is not None:
             return self.inner
-        return -(-round(self.expansion * self.width * 2 / 3) // 256) * 256
+        return -(-max(1, round(self.expansion * self.width * 2 / 3)) // 256) * 256
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The tensors of the model's `state_dict`, without making them."""

@@ -14,6 +14,7 @@ def test_derived_sizes() -> None:
     assert published.inner_width == 256
     assert HRMConfig(width=512, heads=8).inner_width == 1536
     assert HRMConfig(inner=64).inner_width == 64
+    assert HRMConfig(expansion=1e-9).inner_width == 256
 
 
 BAD_FIELDS = [

@@ -133,7 +133,8 @@ class Opened(NamedTuple):
         """ValueError: a tensor is missing, unknown, or of another shape or dtype."""
         for name in sorted(set(self.header) ^ set(expected)):
             what = "missing" if name in expected else "not of this architecture"
-            raise ValueError(f"tensor {name} is {what}: expected those of the config beside it")
+            own = ascii(name)[1:-1]  # in one line, whatever it holds
+            raise ValueError(f"tensor {own} is {what}: expected those of the config beside it")
         for name, (dtype, shape) in self.header.items():
             if (dtype, shape) != expected[name]:
                 right, size = expected[name]
@@ -155,8 +156,9 @@ def opening(path: Path) -> Iterator[Opened]:
     except FileNotFoundError:
         raise Damaged(f"{path} does not exist: expected a checkpoint") from None
     except (SafetensorError, OSError) as error:
+        why = " ".join(str(error).split())
         raise Damaged(
-            f"{path} is not a whole safetensors file ({error}): expected a checkpoint that "
+            f"{path} is not a whole safetensors file ({why}): expected a checkpoint that "
             "train.dqn wrote"
         ) from None
 

@@ -281,7 +281,8 @@ def _build(cls: Any, data: Any, where: str) -> Any:
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(data) - set(hints))
     if unknown:
-        raise ValueError(f"{where}.{unknown[0]} is unknown: expected one of {', '.join(hints)}")
+        name = ascii(unknown[0])[1:-1]  # in one line, whatever it holds
+        raise ValueError(f"{where}.{name} is unknown: expected one of {', '.join(hints)}")
     required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
     if not required <= set(data):
         raise ValueError(f"{where}.{min(required - set(data))} is missing: expected its value")

@@ -76,9 +76,12 @@ class DQNConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            low, high = DQN_RANGES.get(name, (0, 1))
-            limits = f"{low} to {high}"
-            require(f"dqn.{name.replace('_', '-')}", value, low <= value <= high, limits)
+            (low, high), kind = DQN_RANGES.get(name, (0, 1)), type(getattr(DQNConfig, name))
+            limits = f"{low} to {high}" if kind is not bool else "True or False"
+            kinds = (int, float) if kind is float else kind
+            fits = isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
+            good = fits and low <= value <= high
+            require(f"dqn.{name.replace('_', '-')}", value, good, limits)
         rows = self.replay_size // self.num_mazes
         why = f"at least {self.num_mazes * (self.n_step + 1)}, that is num-mazes * (n-step + 1)"
         require("dqn.replay-size", self.replay_size, rows > self.n_step, why)

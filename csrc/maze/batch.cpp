@@ -13,8 +13,9 @@
 namespace maze {
 namespace {
 
-constexpr int kGroup = 64;            // mazes whose boards stay in the L1 cache from stage to stage
-constexpr int kMazesPerThread = 4096; // fewer are done before a sleeping thread wakes
+constexpr int kGroup = 64; // mazes whose boards stay in the L1 cache from stage to stage
+constexpr int64_t kMaxClock = int64_t{1} << 62; // no maze runs on until it overflows
+constexpr int kMazesPerThread = 4096;           // fewer are done before a sleeping thread wakes
 
 int choose_threads(int threads, int num_envs) {
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -181,9 +182,10 @@ void Batch::set_state(const uint8_t *boards, const int32_t *elapsed, const int64
             throw std::invalid_argument("elapsed[" + std::to_string(i) + "] is " +
                                         std::to_string(elapsed[i]) + ": expected 0 to " +
                                         std::to_string(spec_.max_steps - 1));
-        if (clock && clock[i] < 0)
+        if (clock && (clock[i] < 0 || clock[i] > kMaxClock))
             throw std::invalid_argument("clock[" + std::to_string(i) + "] is " +
-                                        std::to_string(clock[i]) + ": expected 0 or more");
+                                        std::to_string(clock[i]) + ": expected 0 to " +
+                                        std::to_string(kMaxClock));
     }
     mazes_ = std::move(mazes);
     for (int i = 0; i < num_envs(); ++i)
