@@ -46,7 +46,8 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-# the tests of simulator and engine once more, on a build with AddressSanitizer and UBSan
+# the tests of simulator and engine once more, on a build with AddressSanitizer and UBSan, and the
+# simulator's fuzzer under ThreadSanitizer
 sanitize: .venv/installed-dev
 	mkdir -p build/sanitize
 	HRM_FAST_SANITIZE=1 $(BIN)/python setup.py -q build_ext --build-lib build/sanitize
@@ -55,6 +56,9 @@ sanitize: .venv/installed-dev
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize \
 	$(BIN)/pytest -p no:cacheprovider tests/test_maze*.py tests/test_cpu_engine.py -k 'not loses_at_most' $(ARGS)
+	$(CXX) -std=c++17 -O1 -g -pthread -fsanitize=thread -Icsrc -o build/sanitize/threads \
+	$(wildcard tests/fuzz/*.cpp) $(filter-out %/bind.cpp,$(wildcard csrc/maze/*.cpp))
+	build/sanitize/threads tests/fuzz/corpus 20
 
 clean:
 	rm -rf .venv build *.egg-info envs/*.so kernels/*.so

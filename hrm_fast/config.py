@@ -167,5 +167,6 @@ def check_count(name: str, value: Any) -> None:
 
 def check_positive(name: str, value: Any) -> None:
     """Raise unless `value` is a finite number above 0."""
-    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
         bad(name, value, "a finite number above 0")

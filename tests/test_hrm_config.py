@@ -21,6 +21,7 @@ BAD_FIELDS = [
     ({"cells": 0}, "cells is 0: expected an integer of 1 or more"),
     ({"actions": 2.5}, "actions is 2.5: expected an integer of 1 or more"),
     ({"segments": True}, "segments is True: expected an integer of 1 or more"),
+    ({"expansion": True}, "expansion is True: expected a finite number above 0"),
     ({"inner": -1}, "inner is -1: expected an integer of 1 or more"),
     ({"heads": 3}, "heads is 3: expected a divisor of width 64"),
     ({"width": 6}, "heads is 2: expected width 6 / heads to be even for 'rope'"),
