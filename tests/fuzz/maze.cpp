@@ -77,7 +77,7 @@ Spec read_spec(Bytes &bytes) {
 class Walk {
   public:
     Walk(const Spec &spec, int n, uint64_t seed)
-        : spec_(spec), n_(n), batch_(spec, n, seed, 1), twin_(spec, n, seed, n < 60 ? 1 : 3) {
+        : spec_(spec), n_(n), batch_(spec, n, seed, 0, 1), twin_(spec, n, seed, 0, n < 60 ? 1 : 3) {
         check();
     }
 
