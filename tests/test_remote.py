@@ -69,12 +69,24 @@ def test_the_state_before_is_kept(url: str, tmp_path: Path) -> None:
     assert contents(url) == {"state": b"third", "previous": b"second"}
 
 
+def test_a_damaged_state_does_not_replace_the_one_before(url: str, tmp_path: Path) -> None:
+    """Resumed from the state before, a run writes its next state over the damaged one."""
+    mirror = Mirror(url, tmp_path)
+    for name, text in (("previous", "good"), ("state", "damaged")):
+        mirror.fs.pipe_file(f"{mirror.root}/{name}", text.encode())
+        mirror.fetch(name)
+    (tmp_path / "state").write_text("the next")
+    mirror.push({"state": "previous"})
+    assert contents(url) == {"state": b"the next", "previous": b"good"}
+
+
 def test_a_push_that_failed_half_way_goes_on(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirror, keep = Mirror(url, tmp_path), {"state": "previous"}
     (tmp_path / "state").write_text("first")
     mirror.push(keep)
+    (tmp_path / "state").rename(tmp_path / "previous")
     (tmp_path / "state").write_text("second one")
 
     def broken(*_: object) -> None:

@@ -96,8 +96,8 @@ class Mirror:
     def push(self, keep: dict[str, str] | None = None) -> None:
         """Copy files that are new or have changed, oldest first, to the URL.
 
-        keep: of these names what the URL has is renamed to the other one first, and that one is not
-        copied itself: a state's earlier generation need not travel twice.
+        keep: a file of these names that is now the other one here is renamed there too, and not
+        copied: a state's earlier generation need not travel twice.
         """
         keep = keep or {}
         if not self.sent and BUCKETS.isdisjoint(_protocols(self.fs)):
@@ -107,9 +107,10 @@ class Mirror:
             stamp = _stamp(file)
             if self.sent.get(file.name) == stamp or file.name in keep.values():
                 continue
-            to = f"{self.root}/{file.name}"
-            if file.name in keep and self.sent.pop(file.name, (0, 0)) != (0, 0):
-                self._do(self.fs.mv, to, f"{self.root}/{keep[file.name]}")
+            to, there = f"{self.root}/{file.name}", self.sent.pop(file.name, None)
+            before = self.folder / keep.get(file.name, "")
+            if before.is_file() and _stamp(before) == there:
+                self._do(self.fs.mv, to, f"{self.root}/{before.name}")
             self._do(self.fs.put_file, str(file), to)
             self.sent[file.name] = stamp
 
