@@ -33,7 +33,7 @@ test-all: lint sanitize
 test-minihack: .venv/installed-dev
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade \
 	--target build/minihack minihack==1.0.2 nle==1.3.0 'setuptools<81'
-	PYTHONPATH=build/minihack $(BIN)/python -m pytest tests/test_gym_batch.py $(ARGS)
+	PYTHONPATH=build/minihack $(BIN)/python -m pytest tests/test_gym_*.py $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

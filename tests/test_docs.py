@@ -156,7 +156,7 @@ def test_slow_commands(command: str, folder: Path) -> None:
 )
 def test_snippets(snippet: str) -> None:
     if "kernels.triton" in snippet:
-        pytest.importorskip("triton")
+        pytest.importorskip("triton", reason="Triton is an optional package")
     exec(compile(snippet, "snippet", "exec"), {})
 
 

@@ -1,4 +1,4 @@
-"""Other Gymnasium environments: their observations as tokens, many at once, and trained on."""
+"""Other Gymnasium environments: their observations as tokens, and many of them at once."""
 
 import json
 import sys
@@ -11,16 +11,13 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
-from envs import GymBatch, GymSpec, MazeSpec
+from envs import GymBatch, GymSpec
 from envs.gym_tokens import tokens_of
-from hrm_fast import HRM
-from train import checkpoint, cli, dqn, evaluate, watch
+from train import cli
 from train import config as configs
 from train.config import PRESETS, fit_model_to_board
-from train.dqn import Trainer
 
 LAKE = GymSpec("FrozenLake-v1", '{"is_slippery": false}')
-CPU = torch.device("cpu")
 
 
 class Liar(gymnasium.Env):
@@ -37,11 +34,6 @@ class Liar(gymnasium.Env):
 
 
 gymnasium.register("tests/Liar-v0", entry_point=Liar)
-
-
-def small_config(env: GymSpec, *flags: str) -> configs.Config:
-    start = ["--preset", "quick", "--env", f"gym:{env.id}", "--env.options", env.options]
-    return configs.parse([*start, *flags])
 
 
 @pytest.mark.parametrize(
@@ -228,137 +220,6 @@ def test_a_module_is_imported_for_a_flag_and_never_for_a_file(
     assert "my_lakes" not in sys.modules
 
 
-def test_flags_and_json() -> None:
-    config = small_config(LAKE, "--env.max-steps", "9", "--hrm.carry", "carry")
-    assert config.env == GymSpec(LAKE.id, LAKE.options, max_steps=9)
-    shape = config.hrm
-    assert (shape.cells, shape.columns, shape.vocab, shape.actions) == (1, 1, 16, 4)
-    assert (shape.q_token, shape.carry, config.dqn.relabel) == ("mean", "carry", 0)
-    assert configs.from_json(configs.to_json(config)) == config
-    with pytest.raises(ValueError, match=r"relabel is 0\.5: expected 0 where env is no maze"):
-        small_config(LAKE, "--dqn.relabel", "0.5")
-    with pytest.raises(ValueError, match=r"hrm.vocab is 9: expected more than 15"):
-        small_config(LAKE, "--hrm.vocab", "9")
-    assert isinstance(PRESETS["quick"].env, MazeSpec)
-
-
-def test_a_config_is_read_without_making_its_environment(tmp_path: Path) -> None:
-    """So that an agent loads where its environment's package is missing."""
-    config = small_config(LAKE)
-    gone = configs.replace(config, env=GymSpec("MiniHack-Gone-v0"))
-    checkpoint.save(tmp_path / "x.safetensors", HRM(config.hrm), gone)
-    assert checkpoint.load(tmp_path / "x.safetensors")[0] == gone
-
-
-def test_an_agent_of_fewer_tokens_is_not_let_in(tmp_path: Path) -> None:
-    """Its environment's numbers would be read beyond its embedding's table."""
-    config = small_config(LAKE)
-    small = configs.replace(config, hrm=configs.replace(config.hrm, vocab=9))
-    checkpoint.save(tmp_path / "x.safetensors", HRM(small.hrm), small)
-    with pytest.raises(ValueError, match="vocab of FrozenLake-v1 is 16: expected at most 9"):
-        evaluate.program(str(tmp_path / "x.safetensors"))
-
-
-def test_learns_a_frozen_lake() -> None:
-    flags = ("--updates", "250", "--dqn.epsilon-updates", "150", "--dqn.num-mazes", "32")
-    trainer = Trainer(small_config(LAKE, *flags), CPU)
-    untrained = evaluate.evaluate(trainer.judged, LAKE, 8, seed=1)
-    while trainer.update < trainer.config.updates:
-        trainer.cycle()
-    trained = evaluate.evaluate(trainer.judged, LAKE, 8, seed=1)
-    assert untrained.success == 0
-    assert (trained.success, trained.mean_length, trained.mean_return) == (1, 6, 1)
-    assert trained.shortest_ratio is None
-
-
-def test_evaluation_repeats_and_its_waves_are_different_episodes() -> None:
-    spec = GymSpec("Blackjack-v1")
-    results = [
-        evaluate.rollout(spec, evaluate.random_walker(2, 1), n, 1, CPU) for n in (100, 100, 64)
-    ]
-    assert results[0] == results[1]
-    assert results[0].mean_return != results[2].mean_return
-    assert 0 < results[0].success < 0.5 and results[0].mean_return < 0
-
-
-def test_every_walker_is_judged_on_the_same_episodes() -> None:
-    """Though a wave that took longer has begun more of them."""
-    seen: list[dict[int, list[int]]] = [{}, {}]
-
-    def walker(always: int) -> evaluate.Walker:
-        def walk(_: Any, obs: torch.Tensor, walking: torch.Tensor) -> torch.Tensor:
-            for episode, board in zip(walking.tolist(), obs.tolist(), strict=True):
-                seen[always].setdefault(episode, board)
-            return torch.full_like(walking, always)
-
-        return walk
-
-    for always in (0, 1):
-        evaluate.rollout(GymSpec("Blackjack-v1"), walker(always), 150, 1, CPU)
-    assert seen[0] == seen[1] and len(seen[0]) == 150
-    assert [seen[0][i] for i in range(64)] != [seen[0][i] for i in range(64, 128)]
-
-
-def test_a_run_goes_on_after_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    folder = str(tmp_path / "run")
-
-    def run(program: Any, *flags: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["program", *flags])
-        program()
-        return capsys.readouterr().out
-
-    start = ("--preset", "quick", "--env", "gym:Blackjack-v1", "--run-dir", folder)
-    sizes = ("--dqn.num-mazes", "8", "--dqn.batch-size", "8", "--dqn.learning-starts", "64")
-    few = ("--log-every", "4", "--eval-every", "4", "--eval-episodes", "8")
-    run(dqn.program, *start, *sizes, *few, "--updates", "8")
-    out = run(dqn.program, "--resume", folder, "--updates", "12")
-    assert "new episodes begin" in out and "update      12" in out
-    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
-    assert "eval/episodic_return" in rows[0] and len(rows) == 4
-    with pytest.raises(ValueError, match="expected gym:Blackjack-v1, as the run began"):
-        run(dqn.program, "--resume", folder, "--env", "gym:FrozenLake-v1")
-
-    result = tmp_path / "result.json"
-    program = lambda: cli.parse(evaluate.program)  # noqa: E731
-    out = run(program, folder, "--episodes", "9", "--json", str(result))
-    assert "mean return" in out and "shortest path" not in out
-    assert {"success", "mean_return", "mean_length"} <= set(json.loads(result.read_text()))
-    with pytest.raises(ValueError, match="cells of FrozenLake-v1 is 1: expected 3, as the agent"):
-        run(program, folder, "--env", "gym:FrozenLake-v1")
-    with pytest.raises(ValueError, match="env is gym:Blackjack-v1: expected 'ansi' among"):
-        run(watch.main, folder)
-    with pytest.raises(ValueError, match="env is gym:Blackjack-v1: expected a maze"):
-        run(watch.main, folder, "--html", str(tmp_path / "page.html"))
-
-
-def test_what_follows_a_restart_is_no_part_of_an_earlier_episode(tmp_path: Path) -> None:
-    flags = ("--dqn.num-mazes", "4", "--dqn.batch-size", "256", "--dqn.learning-starts", "16")
-    config = small_config(LAKE, *flags, "--updates", "40", "--hrm.carry", "carry")
-    first, again = Trainer(config, CPU), Trainer(config, CPU)
-    first.cycle()
-    first.save(tmp_path / "state.safetensors", 0.0, 0.0)
-    again.restore(tmp_path / "state.safetensors")
-    old = again.replay.rows - int(again.replay.filled)
-    assert old > 0 and again.collector.obs.eq(0).all() and again.collector.lengths.eq(0).all()
-    assert torch.equal(again.collector.seed.z_H, again.hrm.start_seed(4).z_H)
-    last = int(again.replay.filled) - 1
-    assert again.replay.data["ends_t"][last].all()
-    assert not first.replay.data["ends_t"][last].all()
-    assert again.replay.data["discount_t"][last].eq(config.dqn.gamma).any()  # it goes on from s_t
-
-
-def test_watch_in_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    config = small_config(LAKE, "--env.max-steps", "5")
-    checkpoint.save(tmp_path / "best.safetensors", HRM(config.hrm), config)
-    monkeypatch.setattr(sys, "argv", ["watch", str(tmp_path), "--episodes", "2"])
-    watch.main()
-    out = capsys.readouterr().out
-    assert out.count("time limit") + out.count("ended") == 2
-    assert "FFFH" in out and "Q  >0.000" in out  # the lake's second row
-
-
 def test_the_time_limit_is_the_registered_one_or_that_of_the_flag() -> None:
     for asked, limit in ((None, 100), (7, 7), (130, 130)):
         batch = GymBatch(GymSpec(LAKE.id, LAKE.options, max_steps=asked), 1)
@@ -405,16 +266,3 @@ def test_minihack() -> None:
     assert steps[-1].truncated.all() and not steps[-1].terminated.any()  # MiniHack's own limit
     assert torch.equal(steps[-1].final_obs, steps[-2].obs)  # in the corner, moving north
     assert not torch.cat([s.truncated for s in steps[:-1]]).any()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("package", "name", "updates"),
-    [("minihack", "MiniHack-Room-5x5-v0", 300), ("minigrid", "MiniGrid-Empty-5x5-v0", 700)],
-)
-def test_learns_rooms_of_others(package: str, name: str, updates: int) -> None:
-    pytest.importorskip(package, reason=f"the extra {package} is not installed")
-    trainer = Trainer(small_config(GymSpec(name), "--updates", str(updates)), CPU)
-    while trainer.update < updates:
-        trainer.cycle()
-    assert evaluate.evaluate(trainer.judged, trainer.config.env, 64, seed=1).success >= 0.95
