@@ -46,19 +46,29 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-# the tests of simulator and engine once more, on a build with AddressSanitizer and UBSan, and the
-# simulator's fuzzer under ThreadSanitizer
-sanitize: .venv/installed-dev
-	mkdir -p build/sanitize
-	HRM_FAST_SANITIZE=1 $(BIN)/python setup.py -q build_ext --build-lib build/sanitize
-	cp envs/*.py build/sanitize/envs/
-	cp kernels/*.py build/sanitize/kernels/
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize \
-	$(BIN)/pytest -p no:cacheprovider tests/test_maze*.py tests/test_cpu_engine.py -k 'not loses_at_most' $(ARGS)
-	$(CXX) -std=c++17 -O1 -g -pthread -fsanitize=thread -Icsrc -o build/sanitize/threads \
+# the tests of simulator and engine once more, on builds with AddressSanitizer and UBSan, and with
+# ThreadSanitizer, which knows neither OpenMP (torch's threads) nor the CUDA shim's fibers
+sanitize: sanitize-address,undefined sanitize-thread sanitize-fuzz
+
+sanitize-address,undefined: LIBRARIES := libasan.so libubsan.so
+sanitize-address,undefined: TESTS := tests/test_maze*.py tests/test_cpu_engine.py
+sanitize-thread: LIBRARIES := libtsan.so
+sanitize-thread: TESTS := tests/test_maze.py tests/test_cpu_engine.py
+sanitize-address,undefined sanitize-thread: sanitize-%: .venv/installed-dev
+	mkdir -p build/$*
+	HRM_FAST_SANITIZE=$* $(BIN)/python setup.py -q build_ext --build-lib build/$*
+	cp envs/*.py build/$*/envs/
+	cp kernels/*.py build/$*/kernels/
+	LD_PRELOAD="$(foreach l,$(LIBRARIES),$$(gcc -print-file-name=$l))" ASAN_OPTIONS=detect_leaks=0 \
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 OMP_NUM_THREADS=1 PYTHONPATH=build/$* \
+	$(BIN)/pytest -p no:cacheprovider --capture=sys $(TESTS) -k 'not loses_at_most' $(ARGS)
+
+# the simulator's fuzzer under ThreadSanitizer; the other sanitizers are in tests/test_fuzz.py
+sanitize-fuzz:
+	mkdir -p build/fuzz
+	$(CXX) -std=c++17 -O1 -g -pthread -fsanitize=thread -Icsrc -o build/fuzz/maze \
 	$(wildcard tests/fuzz/*.cpp) $(filter-out %/bind.cpp,$(wildcard csrc/maze/*.cpp))
-	build/sanitize/threads tests/fuzz/corpus 20
+	build/fuzz/maze tests/fuzz/corpus 20
 
 clean:
 	rm -rf .venv build *.egg-info envs/*.so kernels/*.so

@@ -5,7 +5,7 @@ editing a header rebuilds exactly what includes it. No torch is needed here and 
 sources join where there are nvcc and a GPU, for that GPU: for all of them they take minutes.
 HRM_FAST_CUDA=1 builds them for GPU_ARCHITECTURES without one, 0 leaves them out. g++ or clang++
 alone is enough, and compiles them too, to run on the host (csrc/common/cuda.h).
-HRM_FAST_SANITIZE=1 builds with AddressSanitizer and UBSan.
+HRM_FAST_SANITIZE=address,undefined or =thread builds with these sanitizers.
 """
 
 import os
@@ -23,7 +23,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 GPU_ARCHITECTURES = (80, 90, 100)
-SANITIZE = os.environ.get("HRM_FAST_SANITIZE") == "1"
+SANITIZE = os.environ.get("HRM_FAST_SANITIZE", "")
 # Files that are compiled for one instruction set; which of them runs is decided at run time.
 INSTRUCTIONS = {
     "kernels_avx2": "-mavx2 -mfma",
@@ -86,7 +86,7 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
     flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
     flags.append("-ffp-contract=fast")  # a * b + c in one rounding where the CPU can
     if SANITIZE:
-        sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+        sanitize = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"]
         flags += ["-O1", "-g", "-fno-omit-frame-pointer", *sanitize]
     else:
         sanitize = []
@@ -141,7 +141,7 @@ class NinjaBuild(build_ext):
             print("no nvcc and GPU of sm_80 or newer, or not wanted: the CUDA kernels are left out")
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        kind = "sanitize" if SANITIZE else "native"
+        kind = SANITIZE.replace(",", "-") or "native"
         # in the tree, not in setuptools' temporary folder: a second build starts from the first
         folder = ROOT / "build" / f"{kind}-{sys.implementation.cache_tag}" / ext.name
         folder.mkdir(parents=True, exist_ok=True)

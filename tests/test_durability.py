@@ -142,28 +142,38 @@ from train.dqn import Run, Trainer
 def program():
     config = replace(small("quick", "carry"), updates=1_000, save_every=2, log_every=2)
     run = Run(replace(config, run_dir=sys.argv[1]), Trainer(config, CPU))
-    size = (run.folder / "state.safetensors").stat().st_size
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4_000, size + 4_000))
+    if sys.argv[2] == "limit":
+        size = (run.folder / "state.safetensors").stat().st_size
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4_000, size + 4_000))
     run.train()
 
 cli.main(program)
 """
+# a disk that only this command and its children see: what is left there is copied beside it
+SMALL_DISK = """
+mount -t tmpfs -o size=200k none "$1" && cd "$2" && "$3" -c "$4" "$1/run" tmpfs
+status=$?
+cp -r "$1/run" "$1-left" && exit $status
+"""
 
 
-def test_a_full_disk_ends_the_run_and_keeps_its_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disk", ["limit", "tmpfs"])
+def test_a_full_disk_ends_the_run_and_keeps_its_state(disk: str, tmp_path: Path) -> None:
     """The state grows with the replay until it no longer fits."""
     folder = tmp_path / "run"
-    out = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=TESTS,
-        env=ENV,
-    )
+    command = [sys.executable, "-c", FULL_DISK, str(folder), disk]
+    if disk == "tmpfs":
+        own = ["unshare", "--map-root-user", "--mount"]
+        if not shutil.which(own[0]) or subprocess.run([*own, "true"], check=False).returncode:
+            pytest.skip("needs Linux with user namespaces")
+        (tmp_path / "disk").mkdir()
+        words = [str(tmp_path / "disk"), str(TESTS), sys.executable, FULL_DISK]
+        command, folder = [*own, "sh", "-c", SMALL_DISK, "sh", *words], tmp_path / "disk-left"
+    out = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS, env=ENV)
     assert out.returncode == 2, out.stderr
     assert re.fullmatch(r"error: .*state.safetensors could not be written: .*\n", out.stderr)
+    assert ("No space left on device" in out.stderr) == (disk == "tmpfs")
     assert not list(folder.glob(".*.part"))
     config = configs.load(folder / "config.json")
     trainer = Trainer(config, CPU)

@@ -224,11 +224,13 @@ def test_interrupt_saves_and_resume_continues(tmp_path: Path) -> None:
     flags = ("--resume", str(folder), "--updates", str(done + 10), "--eval-every", "1000000")
     out = subprocess.run(command(*flags), capture_output=True, text=True, timeout=120, check=True)
     assert f"update {done + 10:>7}" in out.stdout
-    again = subprocess.run(
-        command("--resume", str(folder)), capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 2
-    assert f"updates is {done + 10}: expected more than {done + 10}" in again.stderr
+    (folder / "learning_curve.png").unlink()  # as if killed behind the last save
+    again = command("--resume", str(folder))
+    out = subprocess.run(again, capture_output=True, text=True, check=True)
+    assert f"{folder} has all its {done + 10} updates: for more, --updates N" in out.stdout
+    fewer = subprocess.run([*again, "--updates", "3"], capture_output=True, text=True, check=False)
+    assert fewer.returncode == 2
+    assert f"updates is 3: expected {done + 10} or more, where the run stands" in fewer.stderr
     with open(folder / "metrics.csv") as file:
         updates = [int(row["update"]) for row in csv.DictReader(file)]
     assert updates == sorted(set(updates))

@@ -74,8 +74,10 @@ class Run:
             skipped.append(f"{path} is newer than another process's state")
             path = self.own / PREVIOUS
             numbers = trainer.restore(path)
-        why = f"more than {trainer.update}, where the run stands"
-        configs.require("updates", config.updates, config.updates > trainer.update, why)
+        why = f"{trainer.update} or more, where the run stands"
+        configs.require("updates", config.updates, config.updates >= trainer.update, why)
+        if config.updates == trainer.update and self.is_writer:
+            print(f"{config.resume} has all its {config.updates} updates: for more, --updates N")
         if skipped:
             print(f"{'; '.join(skipped)}. Going on from update {trainer.update} in {path}")
         self.saved_at = trainer.update if path.name == STATE else None

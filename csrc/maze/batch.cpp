@@ -13,9 +13,8 @@
 namespace maze {
 namespace {
 
-constexpr int kGroup = 64; // mazes whose boards stay in the L1 cache from stage to stage
-constexpr int64_t kMaxClock = int64_t{1} << 62; // no maze runs on until it overflows
-constexpr int kMazesPerThread = 4096;           // fewer are done before a sleeping thread wakes
+constexpr int kGroup = 64;            // mazes whose boards stay in the L1 cache from stage to stage
+constexpr int kMazesPerThread = 4096; // fewer are done before a sleeping thread wakes
 
 int choose_threads(int threads, int num_envs) {
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

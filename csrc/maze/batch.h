@@ -12,6 +12,9 @@
 
 namespace maze {
 
+// The most that a state may have: no maze runs on from there to an overflow.
+constexpr int64_t kMaxClock = int64_t{1} << 62;
+
 // The numbers that make a Spec together with the base map; named as the fields of MazeSpec.
 struct Settings {
     int rows, cols, actions, closed_doors, fixed_walls, max_steps;
