@@ -86,6 +86,7 @@ def be_a_rank(rank: int, world: int, port: int, folder: Path) -> None:
     for name, case in CASES.items():
         torch.save(learn(Trainer(case, CPU)), folder / f"{name}.{rank}.pt")
     go_on_from_the_newest_state_of_all(rank, folder)
+    go_on_from_a_url_that_was_out_of_reach(folder)
     distributed.leave()
 
 
@@ -106,6 +107,63 @@ def go_on_from_the_newest_state_of_all(rank: int, folder: Path) -> None:
     again.close()
     assert (folder / "run/metrics.csv").exists()
     assert not (folder / "run/rank1/metrics.csv").exists()
+
+
+class Crashed(BaseException):
+    """Passes through whatever catches exceptions, as a death does."""
+
+
+def crash(case: Config, out_until: int, at: int | None, in_copy: int | None) -> None:
+    """Train until a crash before the cycle of an update, or in the midst of copying one's state.
+
+    The last rank's copies fail from update 4 on.
+    """
+    run, last = Run(case, Trainer(case, CPU)), distributed.rank() == distributed.world() - 1
+    assert run.mirror is not None
+    files, cycle = run.mirror.fs, run.trainer.cycle
+    put = files.put_file
+
+    def put_or_fail(*paths: str) -> None:
+        update = run.trainer.update
+        if last and 4 <= update < out_until:
+            raise TimeoutError("no answer")
+        if last or update != in_copy:
+            put(*paths)
+        if update == in_copy:
+            raise Crashed
+
+    def cycle_or_crash() -> tuple[Tensor, Tensor]:
+        if run.trainer.update == at:
+            raise Crashed
+        return cycle()
+
+    files.put_file, run.trainer.cycle = put_or_fail, cycle_or_crash
+    with pytest.raises(Crashed):
+        run.train()
+    del files.put_file  # of all that use this file system
+
+
+def go_on_from_a_url_that_was_out_of_reach(folder: Path) -> None:
+    case = replace(CASES["quick"], updates=22, save_every=4, log_every=2)
+    straight = Run(replace(case, run_dir=str(folder / "straight")), Trainer(case, CPU))
+    straight.train()
+    straight.close()
+    for out_until, at, in_copy, newest in (
+        (10, 6, None, 0),
+        (10, 9, None, 0),
+        (10, 10, None, 8),
+        (10, 18, None, 16),
+        (8, None, 8, 0),  # after which the last rank has 8 and 0, the others 4 and 0
+    ):
+        here = replace(case, run_dir=f"file://{folder}/url-{at}")
+        crash(here, out_until, at, in_copy)
+        here = replace(here, resume=here.run_dir)
+        again = Run(here, Trainer(here, CPU))
+        assert again.trainer.update == newest
+        again.train()
+        again.close()
+        for name, x in straight.trainer.tensors().items():
+            assert torch.equal(x, again.trainer.tensors()[name]), name
 
 
 def start_ranks(world: int, folder: Path) -> None:
@@ -185,10 +243,10 @@ FLAGS = (
 class Job:
     """torchrun with two processes that train, seen from outside."""
 
-    def __init__(self, folder: Path, *flags: str, restarts: int = 0) -> None:
+    def __init__(self, where: str | Path, *flags: str, restarts: int = 0) -> None:
         start = (sys.executable, "-m", "torch.distributed.run", "--standalone")
         start += ("--nproc-per-node", "2", "--max-restarts", str(restarts))
-        run = ("-m", "train.dqn", *FLAGS, "--run-dir", str(folder), *flags)
+        run = ("-m", "train.dqn", *FLAGS, "--run-dir", str(where), *flags)
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             (*start, *run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
@@ -223,8 +281,10 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds r
 
 @pytest.mark.slow
 @needs_proc
-def test_torchrun_starts_a_job_again_from_its_states(tmp_path: Path) -> None:
-    job = Job(tmp_path / "run", "--updates", "160", "--eval-every", "160", restarts=1)
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_torchrun_starts_a_job_again_from_its_states(scheme: str, tmp_path: Path) -> None:
+    where = f"{scheme}{tmp_path}/run"
+    job = Job(where, "--updates", "160", "--eval-every", "160", restarts=1)
     job.wait_for_a_log_line()
     job.kill_rank_1()
     status, out, err = job.end()

@@ -66,6 +66,7 @@ def test_the_state_before_is_kept(url: str, tmp_path: Path) -> None:
             (tmp_path / "state").rename(tmp_path / "previous")
         (tmp_path / "state").write_text(generation)
         mirror.push(keep)
+        mirror.keeps = True
     assert contents(url) == {"state": b"third", "previous": b"second"}
 
 
@@ -86,6 +87,7 @@ def test_a_push_that_failed_half_way_goes_on(
     mirror, keep = Mirror(url, tmp_path), {"state": "previous"}
     (tmp_path / "state").write_text("first")
     mirror.push(keep)
+    mirror.keeps = True
     (tmp_path / "state").rename(tmp_path / "previous")
     (tmp_path / "state").write_text("second one")
 

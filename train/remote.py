@@ -71,6 +71,7 @@ class Mirror:
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url, folder
+        self.keeps = False  # whether the next push keeps what is there under its names of two
         self.sent: dict[str, tuple[int, int]] = {}  # name -> size and time of what is there
         try:
             self.fs, self.root = fsspec.core.url_to_fs(url)
@@ -96,8 +97,8 @@ class Mirror:
     def push(self, keep: dict[str, str] | None = None) -> None:
         """Copy files that are new or have changed, oldest first, to the URL.
 
-        keep: a file of these names that is now the other one here is renamed there too, and not
-        copied: a state's earlier generation need not travel twice.
+        keep: what is there under these names is renamed to the others when it is replaced, if
+        `keeps` says that it is to outlast this: a state's earlier generation need not travel twice.
         """
         keep = keep or {}
         if not self.sent and BUCKETS.isdisjoint(_protocols(self.fs)):
@@ -107,10 +108,11 @@ class Mirror:
             stamp = _stamp(file)
             if self.sent.get(file.name) == stamp or file.name in keep.values():
                 continue
-            to, there = f"{self.root}/{file.name}", self.sent.pop(file.name, None)
-            before = self.folder / keep.get(file.name, "")
-            if before.is_file() and _stamp(before) == there:
-                self._do(self.fs.mv, to, f"{self.root}/{before.name}")
+            to = f"{self.root}/{file.name}"
+            if file.name in keep and self.keeps:
+                self._do(self.fs.mv, to, f"{self.root}/{keep[file.name]}")
+                self.keeps = False
+            self.sent.pop(file.name, None)
             self._do(self.fs.put_file, str(file), to)
             self.sent[file.name] = stamp
 

@@ -226,6 +226,8 @@ class Replay:
                     f"[up to {self.rows}, {', '.join(map(str, x.shape[1:]))}]"
                 )
             x[:filled].copy_(state[name])
+        if self.config.priority > 0:  # whose largest is taken, also that of a state restored before
+            self.data["priority"][filled:] = 0
         self.head.fill_(filled % self.rows)
         self.filled.fill_(filled)
 

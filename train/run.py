@@ -40,6 +40,7 @@ class Run:
     """A run's folder: its log, its checkpoints, and the signals that end it early.
 
     In a job rank 0 writes there, and every other rank its own state in a folder `rankR` inside.
+    A run at a URL is written to a folder here, by each rank, and copied.
     """
 
     def __init__(self, config: Config, trainer: Trainer) -> None:
@@ -47,7 +48,8 @@ class Run:
         self.mirror = mirror_of(config)
         self.folder = self.mirror.folder if self.mirror else Path(config.run_dir or "")
         self.is_writer = distributed.rank() == 0
-        self.own = self.folder if self.is_writer else self.folder / f"rank{distributed.rank()}"
+        inside = "" if self.is_writer or self.mirror else f"rank{distributed.rank()}"
+        self.own = self.folder / inside
         self.lock = claim(self.own)
         self.signal = self.stopped_by = 0  # that came to this process; that ended the run
         self.saved_at: int | None = None  # of our STATE, where that is whole
@@ -60,20 +62,23 @@ class Run:
             self.log = Log(self.folder, config.updates, trainer.update, wandb)
         if not config.resume:
             self.save()  # before config.json makes it a run: a run can always be resumed
+        self._copy()  # what cannot be written is said before any work
         self._agree()
         if self.is_writer:
             kept = replace(config, resume=None)
             checkpoint.write_text(self.folder / "config.json", configs.to_json(kept))
+        self._copy()
         if self.mirror:
-            self.mirror.push({STATE: PREVIOUS})  # what cannot be written is said before any work
+            self.mirror.keeps = self.saved_at is not None
 
     def _resume(self) -> tuple[float, float]:
         trainer, config = self.trainer, self.config
         numbers, path, skipped = newest(self.own, trainer.restore)
-        if trainer.update > distributed.least(torch.tensor(trainer.update)):
-            skipped.append(f"{path} is newer than another process's state")
-            path = self.own / PREVIOUS
-            numbers = trainer.restore(path)
+        for _ in range(2):  # whoever is older now may have left one behind that is older still
+            if trainer.update > distributed.least(torch.tensor(trainer.update)):
+                skipped.append(f"{path} is newer than another process's state")
+                path = self.own / PREVIOUS
+                numbers = trainer.restore(path)
         why = f"{trainer.update} or more, where the run stands"
         configs.require("updates", config.updates, config.updates >= trainer.update, why)
         if config.updates == trainer.update and self.is_writer:
@@ -210,12 +215,25 @@ class Run:
         raise ValueError(f"{what}; all was well at update {self.finite_at}{kept}")
 
     def share(self) -> None:
-        """Copy what is new to the run's URL, if it has one; what fails is tried again later."""
+        """Copy what is new to the run's URL, if it has one; what fails is tried again later.
+
+        Until every rank has copied its state, all keep the last one that every rank has there.
+        """
+        if self.mirror is None:
+            return
+        failed = 0
         try:
-            if self.mirror:
-                self.mirror.push({STATE: PREVIOUS})
+            self._copy()
         except OSError as error:
-            self.log.say(f"not copied, to be tried again: {error}")
+            failed = 1
+            say = self.log.say if self.is_writer else print
+            say(f"not copied, to be tried again: {error}")
+        if distributed.largest(torch.tensor(failed)) == 0:
+            self.mirror.keeps = self.saved_at is not None
+
+    def _copy(self) -> None:
+        if self.mirror:
+            self.mirror.push({STATE: PREVIOUS})
 
     def close(self) -> None:
         """Finish the log and let go of the folder. OSError: it could not be copied to its URL."""
@@ -224,7 +242,7 @@ class Run:
         if self.mirror is None:
             return
         try:
-            self.mirror.push({STATE: PREVIOUS})
+            self._copy()
         except OSError as error:
             raise OSError(f"{error}; the run is kept in {self.folder}") from None
         self.mirror.remove_copy()
@@ -232,11 +250,10 @@ class Run:
 
 def mirror_of(config: Config) -> Mirror | None:
     """For a run at a URL: with all that it is resumed from, if it is."""
-    url = remote.url_of(config.run_dir or "")
+    url, rank = remote.url_of(config.run_dir or ""), distributed.rank()
     if url is None:
         return None
-    ranks = distributed.world()
-    configs.require("run-dir", url, ranks == 1, f"a folder that all {ranks} processes see")
+    url += f"/rank{rank}" if rank else ""
     mirror = Mirror(url, Path(tempfile.mkdtemp(prefix="hrm_fast-")))
     if config.resume:
         for name in mirror.names() & {*remote.WANTED, STATE, PREVIOUS}:
@@ -249,13 +266,14 @@ def choose_folder(config: Config) -> Config:
     if config.resume:
         return replace(config, run_dir=config.resume)
     if distributed.may_restart():
-        why = "a folder, in which the job finds itself when torchrun starts it again"
+        why = "a folder or URL, where the job finds itself when torchrun starts it again"
         configs.require("run-dir", config.run_dir, config.run_dir is not None, why)
     if config.run_dir:
         url = remote.url_of(config.run_dir)
         beside = Path(config.run_dir) / "config.json"
         if remote.has(url, beside.name) if url else beside.exists():
-            if not url and distributed.may_restart() and configs.load(beside) == config:
+            beside = remote.here(config.run_dir) / beside.name
+            if distributed.may_restart() and configs.load(beside) == config:
                 return replace(config, resume=config.run_dir)
             raise ValueError(
                 f"run-dir is {config.run_dir!r}, which holds a run: expected a new folder, "
