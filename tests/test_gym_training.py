@@ -16,6 +16,7 @@ from train.config import PRESETS
 from train.dqn import Trainer
 
 LAKE = GymSpec("FrozenLake-v1", '{"is_slippery": false}')
+CLIFF = GymSpec("CliffWalking-v1")
 CPU = torch.device("cpu")
 
 
@@ -166,3 +167,22 @@ def test_learns_rooms_of_others(package: str, name: str, updates: int) -> None:
     while trainer.update < updates:
         trainer.cycle()
     assert evaluate.evaluate(trainer.judged, trainer.config.env, 64, seed=1).success >= 0.95
+
+
+def test_rewards_are_clipped_and_counted_whole() -> None:
+    config = small_config(CLIFF, "--env.max-steps", "100", "--updates", "40")
+    trainer = Trainer(config, CPU)
+    while trainer.update < config.updates:
+        trainer.cycle()
+    r_t = trainer.replay.state()["r_t"]
+    assert set(r_t.unique().tolist()) == {-1.0}
+    assert trainer.collector.finished()[3] < -100  # the cliff's -100 among them
+
+
+@pytest.mark.slow
+def test_learns_the_way_along_a_cliff() -> None:
+    config = small_config(CLIFF, "--env.max-steps", "100", "--updates", "2000")
+    trainer = Trainer(config, CPU)
+    while trainer.update < config.updates:
+        trainer.cycle()
+    assert evaluate.evaluate(trainer.judged, config.env, 1, seed=1).mean_return == -13

@@ -36,11 +36,12 @@ class Collector:
         action = hrm.ops.epsilon_greedy(q, epsilon, uniform)
         step = self.mazes.step(action)
         ends = step.terminated | step.truncated
+        most = self.config.max_abs_reward
         final = ends if self.config.timeout_is_terminal else step.terminated
         transition = Transition(
             s_tm1=self.obs.clone(),
             a_tm1=action,
-            r_t=step.reward,
+            r_t=step.reward.clamp(-most, most),
             discount_t=torch.where(final, 0.0, self.config.gamma),
             ends_t=ends,
             s_t=step.final_obs,

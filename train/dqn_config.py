@@ -14,6 +14,7 @@ DQN_RANGES: dict[str, tuple[float, float]] = {  # those not named here: 0 to 1
     **dict.fromkeys(("replay_size", "learning_starts"), (1, MOST)),
     **dict.fromkeys(("n_step", "relabel_reach"), (1, 1_000)),
     "refresh": (0, 1_000),
+    "max_abs_reward": (0, MOST),
     **dict.fromkeys(("epsilon_updates", "warmup_updates"), (0, MOST)),
     **dict.fromkeys(("beta1", "beta2"), (0, 0.999999)),
 }
@@ -43,6 +44,8 @@ class DQNConfig:
     """Steps ahead, within the episode, from which such a goal is drawn."""
     refresh: int = 0
     """Decisions before a transition that the target network repeats for its z; 0 keeps the old."""
+    max_abs_reward: float = 1.0
+    """Rewards are learned from as if they were at most this far from 0 (Mnih et al. clip them)."""
     gamma: float = 0.95
     """Discount of one environment step."""
     epsilon_start: float = 1.0
