@@ -14,7 +14,13 @@ from test_learning_options import ALL
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRMConfig
 from train import checkpoint
-from train.config import PRESETS, Config, DQNConfig, fit_model_to_board
+from train.config import (
+    PRESETS,
+    Config,
+    DQNConfig,
+    fit_model_to_board,
+    use_deterministic_algorithms,
+)
 from train.dqn import Run, Trainer
 
 CPU = torch.device("cpu")
@@ -41,7 +47,7 @@ def contents(trainer: Trainer) -> dict[str, Any]:
 
 
 def bits_of(x: torch.Tensor) -> tuple[Any, ...]:
-    flat = x.detach().clone().reshape(-1).view(torch.uint8)
+    flat = x.detach().cpu().clone().reshape(-1).view(torch.uint8)
     return x.dtype, x.shape, flat.numpy().tobytes()
 
 
@@ -64,26 +70,43 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_resumed_equals_straight(name: str, tmp_path: Path) -> None:
+def check_resumed(config: Config, device: torch.device, folder: Path) -> None:
     """Saved before the first update, with a replay not yet full, just full, and turned over; the
     last cycle is cut short, since 23 is no multiple of the segments."""
-    config = CONFIGS[name]
-    config = replace(config, hrm=replace(config.hrm, **CHANGES.get(name, {})))
-    straight, saved = Trainer(config, CPU), (0, 2, 12, 22)
+    straight, saved = Trainer(config, device), (0, 2, 12, 22)
     while straight.update < config.updates:
         if straight.update in saved:
-            straight.save(tmp_path / str(straight.update), seconds=0.1, best=1 / 3)
+            straight.save(folder / str(straight.update), seconds=0.1, best=1 / 3)
         straight.cycle()
     full = len(straight.replay) == straight.replay.rows * config.dqn.num_mazes
     assert full and int(straight.replay.head) > 0
     for update in saved:
-        again = Trainer(config, CPU)
-        assert again.restore(tmp_path / str(update)) == (0.1, 1 / 3)
+        again = Trainer(config, device)
+        assert again.restore(folder / str(update)) == (0.1, 1 / 3)
         assert again.update == update
         while again.update < config.updates:
             again.cycle()
         assert differing(contents(straight), contents(again)) == [], update
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_resumed_equals_straight(name: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+    check_resumed(replace(config, hrm=replace(config.hrm, **CHANGES.get(name, {}))), CPU, tmp_path)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("preset", ["quick", "paper-maze"])
+def test_resumed_equals_straight_on_a_gpu(
+    preset: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    config = small(preset, "carry", priority=0.0)
+    wide = {"width": 64, "inner": 128, "dtype": "bfloat16"}  # as the kernels can have it
+    config = replace(config, deterministic=True, hrm=replace(config.hrm, **wide))
+    device = torch.device("cuda")
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
+    use_deterministic_algorithms(config, device)
+    check_resumed(config, device, tmp_path)
 
 
 def test_a_difference_is_seen(tmp_path: Path) -> None:
