@@ -66,14 +66,15 @@ class GymSpec:
 
         A spec has no place for the module: a file that holds one cannot have anything imported.
         """
-        kind, *module, name = f":{text}".split(":")[1:] if ":" in text else ("", text)
-        if kind != "gym" or len(module) > 1:
+        found = re.fullmatch(r"gym:(?:([^:]+):)?([^:]+)", text)
+        if found is None:
             raise ValueError(f"env is {text!r}: expected gym:ID or gym:MODULE:ID")
-        for one in module:
-            try:
-                importlib.import_module(one)
-            except (ImportError, ValueError) as error:
-                raise ValueError(f"env is {text!r} ({error}): expected a module") from None
+        module, name = found.groups()
+        try:
+            if module:
+                importlib.import_module(module)
+        except (ImportError, TypeError, ValueError) as error:  # TypeError: it begins with a dot
+            raise ValueError(f"env is {text!r} ({error}): expected a module") from None
         return cls(name)
 
     @property

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from train import cli
 from train.checkpoint import replacing
 from train.config import PRESETS, Config, require
-from train.dqn import Run, Trainer
+from train.dqn import Trainer
+from train.run import Run
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP = 2  # samples

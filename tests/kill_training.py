@@ -21,8 +21,9 @@ import torch
 from test_continuation import CPU, differing, files, small
 
 from train.config import Config
-from train.dqn import Run, Trainer
-from train.run import newest
+from train.dqn import Trainer
+from train.run import Run
+from train.state import newest
 
 SAVE_EVERY = 4
 GOOD, DONE = 10, 11  # exit statuses
@@ -87,7 +88,7 @@ def is_done(config: Config, told: int | None) -> bool:
     pid = os.fork()
     if pid == 0:
         trainer = Trainer(config, CPU)
-        newest(folder, trainer.restore)
+        newest(folder, trainer)
         late = (told or 0) - trainer.update
         good = late < SAVE_EVERY + config.hrm.segments
         os._exit((DONE if trainer.update == config.updates else GOOD) if good else 1)

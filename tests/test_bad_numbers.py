@@ -8,21 +8,23 @@ import torch
 from test_continuation import CPU, small
 
 from profiling import soak
-from train import checkpoint
+from train import checkpoint, state
 from train.config import PRESETS
-from train.dqn import Run, Trainer
-from train.run import STATE
+from train.dqn import Trainer
+from train.run import Run
+from train.state import STATE
 
 QUICK = PRESETS["quick"]
 
 
-@pytest.mark.parametrize("where", ["loss", "weights"])
-def test_numbers_that_are_none_end_the_run(where: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("where", "scheme"), [("loss", ""), ("weights", "file://")])
+def test_numbers_that_are_none_end_the_run(where: str, scheme: str, tmp_path: Path) -> None:
     """At the first save, long before anything is logged; what was saved before stays."""
     config = replace(small("quick", "carry"), updates=40, save_every=8, log_every=40)
-    config = replace(config, eval_every=40, run_dir=str(tmp_path / "run"))
+    folder, place = tmp_path / "run", f"{scheme}{tmp_path}/run"
+    config = replace(config, eval_every=40, run_dir=place)
     trainer = Trainer(config, CPU)
-    run, cycle, folder = Run(config, trainer), trainer.cycle, tmp_path / "run"
+    run, cycle = Run(config, trainer), trainer.cycle
 
     def breaking() -> tuple[torch.Tensor, torch.Tensor]:
         result = cycle()
@@ -34,11 +36,12 @@ def test_numbers_that_are_none_end_the_run(where: str, tmp_path: Path) -> None:
 
     trainer.cycle = breaking  # type: ignore[method-assign]
     what = r"loss of update 16 is (nan|inf)" if where == "loss" else r"weights after update 16"
-    with pytest.raises(ValueError, match=what + r".*; all was well at update 8; the batch of"):
+    kept_in = f"the batch of that update is in {place}/bad_batch.safetensors"
+    what += f".*; all was well at update 8; {kept_in}"
+    with pytest.raises(ValueError, match=what), run:
         run.train()
-    run.close()
     again = Trainer(config, CPU)
-    again.restore(folder / STATE)
+    state.restore(again, folder / STATE)
     assert again.update == 8
     assert checkpoint.load(folder)[1].get_parameter("embed").isfinite().all()
     with checkpoint.opening(folder / "bad_batch.safetensors") as file:

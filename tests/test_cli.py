@@ -14,7 +14,7 @@ from hrm_fast import HRM
 from train import checkpoint, cli, evaluate
 from train import config as configs
 from train.config import PRESETS, choose_device
-from train.dqn import choose_folder
+from train.run import choose_folder
 
 QUICK = PRESETS["quick"]
 

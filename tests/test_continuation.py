@@ -13,7 +13,7 @@ from test_learning_options import ALL
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRMConfig
-from train import checkpoint
+from train import checkpoint, state
 from train.config import (
     PRESETS,
     Config,
@@ -21,7 +21,8 @@ from train.config import (
     fit_model_to_board,
     use_deterministic_algorithms,
 )
-from train.dqn import Run, Trainer
+from train.dqn import Trainer
+from train.run import Run
 
 CPU = torch.device("cpu")
 SMALL = {"width": 8, "inner": 8, "h_layers": 1, "l_layers": 1, "l_cycles": 1, "segments": 2}
@@ -42,7 +43,7 @@ def contents(trainer: Trainer) -> dict[str, Any]:
     models = {"model": trainer.hrm.state_dict(), "target model": trainer.target.state_dict()}
     weights = {f"{m}.{name}": x for m, named in models.items() for name, x in named.items()}
     grad = {"gradient": trainer.optimiser.grad}
-    bits = {name: bits_of(x) for name, x in (trainer.tensors() | weights | grad).items()}
+    bits = {name: bits_of(x) for name, x in (state.tensors(trainer) | weights | grad).items()}
     return bits | {"update": trainer.update, "transitions": trainer.transitions}
 
 
@@ -76,13 +77,13 @@ def check_resumed(config: Config, device: torch.device, folder: Path) -> None:
     straight, saved = Trainer(config, device), (0, 2, 12, 22)
     while straight.update < config.updates:
         if straight.update in saved:
-            straight.save(folder / str(straight.update), seconds=0.1, best=1 / 3)
+            state.save(straight, folder / str(straight.update), seconds=0.1, best=1 / 3)
         straight.cycle()
     full = len(straight.replay) == straight.replay.rows * config.dqn.num_mazes
     assert full and int(straight.replay.head) > 0
     for update in saved:
         again = Trainer(config, device)
-        assert again.restore(folder / str(update)) == (0.1, 1 / 3)
+        assert state.restore(again, folder / str(update)) == (0.1, 1 / 3)
         assert again.update == update
         while again.update < config.updates:
             again.cycle()

@@ -21,12 +21,13 @@ from test_maze_device import resident
 from torch import Tensor
 
 from envs import MazeBatch
-from train import checkpoint, distributed
+from train import checkpoint, distributed, state
 from train.config import Config
 from train.dqn import Trainer
 from train.evaluate import evaluate
 from train.replay import Replay
-from train.run import PREVIOUS, STATE, Run, choose_folder
+from train.run import Run, choose_folder
+from train.state import PREVIOUS, STATE
 
 CPU = torch.device("cpu")
 CYCLES = 10
@@ -102,8 +103,8 @@ def go_on_from_the_newest_state_of_all(rank: int, folder: Path) -> None:
     again = Run(case, Trainer(case, CPU))
     assert again.trainer.update == 12
     again.train()
-    for name, x in straight.trainer.tensors().items():
-        assert torch.equal(x, again.trainer.tensors()[name]), name
+    for name, x in state.tensors(straight.trainer).items():
+        assert torch.equal(x, state.tensors(again.trainer)[name]), name
     again.close()
     assert (folder / "run/metrics.csv").exists()
     assert not (folder / "run/rank1/metrics.csv").exists()
@@ -162,8 +163,8 @@ def go_on_from_a_url_that_was_out_of_reach(folder: Path) -> None:
         assert again.trainer.update == newest
         again.train()
         again.close()
-        for name, x in straight.trainer.tensors().items():
-            assert torch.equal(x, again.trainer.tensors()[name]), name
+        for name, x in state.tensors(straight.trainer).items():
+            assert torch.equal(x, state.tensors(again.trainer)[name]), name
 
 
 def start_ranks(world: int, folder: Path) -> None:

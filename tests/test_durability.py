@@ -16,11 +16,12 @@ import torch
 from saved_run import copy
 from test_continuation import CPU, bits_of, small, walk
 
-from train import checkpoint, dqn, log
+from train import checkpoint, dqn, log, state
 from train import config as configs
 from train.config import Config
-from train.dqn import Run, Trainer
-from train.run import PREVIOUS, STATE, newest
+from train.dqn import Trainer
+from train.run import Run
+from train.state import PREVIOUS, STATE, newest
 
 TESTS = Path(__file__).parent
 ENV = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
@@ -62,18 +63,18 @@ def test_torn_states(saved: Config, tmp_path: Path) -> None:
     """Whatever was torn, what loads is what was saved, and the state before it is there."""
     folder, trainer, draw = Path(saved.run_dir or ""), Trainer(saved, CPU), random.Random(0)
     whole = (folder / STATE).read_bytes()
-    trainer.restore(folder / STATE)
-    right = {name: bits_of(x) for name, x in trainer.tensors().items()}
+    state.restore(trainer, folder / STATE)
+    right = {name: bits_of(x) for name, x in state.tensors(trainer).items()}
     shutil.copy(folder / PREVIOUS, tmp_path)
     fell_back = 0
     for _ in range(300):
         (tmp_path / STATE).write_bytes(torn(whole, draw))
-        _, path, skipped = newest(tmp_path, trainer.restore)
+        _, path, skipped = newest(tmp_path, trainer)
         if path.name == PREVIOUS:
             assert trainer.update == 8 and len(skipped) == 1
             fell_back += 1
         else:  # padding of the header, zeros over zeros, or the name under which a sum is kept
-            assert {name: bits_of(x) for name, x in trainer.tensors().items()} == right
+            assert {name: bits_of(x) for name, x in state.tensors(trainer).items()} == right
     assert fell_back > 250
 
 
@@ -137,7 +138,8 @@ from pathlib import Path
 from dataclasses import replace
 from test_continuation import CPU, small
 from train import cli
-from train.dqn import Run, Trainer
+from train.dqn import Trainer
+from train.run import Run
 
 def program():
     config = replace(small("quick", "carry"), updates=1_000, save_every=2, log_every=2)
@@ -177,7 +179,7 @@ def test_a_full_disk_ends_the_run_and_keeps_its_state(disk: str, tmp_path: Path)
     assert not list(folder.glob(".*.part"))
     config = configs.load(folder / "config.json")
     trainer = Trainer(config, CPU)
-    assert newest(folder, trainer.restore)[2] == []
+    assert newest(folder, trainer)[2] == []
     checkpoint.load(folder)
 
 
@@ -224,7 +226,7 @@ def test_sigterm_saves_and_a_second_signal_does_not_wait(saved: Config, tmp_path
     config = replace(saved, updates=1_000, run_dir=str(tmp_path / "run"))
     assert walk(config, cycles=7).trainer.update == 14  # stopped by signal 15
     trainer = Trainer(config, CPU)
-    newest(tmp_path / "run", trainer.restore)
+    newest(tmp_path / "run", trainer)
     assert trainer.update == 14
     run = Run(replace(config, resume=config.run_dir), trainer)
     run.stop(signal.SIGINT, None)
@@ -261,5 +263,5 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert "stopped at update 6 of 1000; saved." in said
     assert f"python -m train.dqn --resume {tmp_path / 'run'}" in said
     trainer = Trainer(config, CPU)
-    trainer.restore(tmp_path / "run" / STATE)
+    state.restore(trainer, tmp_path / "run" / STATE)
     assert trainer.update == 6

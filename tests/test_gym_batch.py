@@ -168,6 +168,7 @@ def test_numbers_beyond_the_space_are_refused() -> None:
     [
         ("castle", "env is 'castle': expected gym:ID or gym:MODULE:ID"),
         ("gym:a:b:c", "expected gym:ID or gym:MODULE:ID"),
+        ("gym:.a:b", "expected a module"),
         ("gym:no_such_module:X-v0", "No module named 'no_such_module'"),
         ("gym:No such", "id is 'No such'"),
         ("gym:Nothing-v0", "expected one that gymnasium.make finds"),

@@ -10,7 +10,7 @@ import torch
 
 from envs import GymSpec, MazeSpec
 from hrm_fast import HRM
-from train import checkpoint, cli, dqn, evaluate, watch
+from train import checkpoint, cli, dqn, evaluate, state, watch
 from train import config as configs
 from train.config import PRESETS
 from train.dqn import Trainer
@@ -135,8 +135,8 @@ def test_what_follows_a_restart_is_no_part_of_an_earlier_episode(tmp_path: Path)
     config = small_config(LAKE, *flags, "--updates", "40", "--hrm.carry", "carry")
     first, again = Trainer(config, CPU), Trainer(config, CPU)
     first.cycle()
-    first.save(tmp_path / "state.safetensors", 0.0, 0.0)
-    again.restore(tmp_path / "state.safetensors")
+    state.save(first, tmp_path / "state.safetensors", 0.0, 0.0)
+    state.restore(again, tmp_path / "state.safetensors")
     old = again.replay.rows - int(again.replay.filled)
     assert old > 0 and again.collector.obs.eq(0).all() and again.collector.lengths.eq(0).all()
     assert torch.equal(again.collector.seed.z_H, again.hrm.start_seed(4).z_H)

@@ -10,6 +10,7 @@ import torch
 from envs import MazeSpec
 from hrm_fast import Carry, HRMConfig
 from kernels.td_loss import td_loss_reference as td_loss
+from train import state
 from train.config import PRESETS, Config, DQNConfig, fit_model_to_board, parse
 from train.dqn import Trainer
 from train.replay import Transition
@@ -132,9 +133,9 @@ def test_continues_bit_for_bit(tmp_path: Path, mode: str, name: str) -> None:
     options = ALL if name == "all" else {name: ALL[name]}
     straight, again = trainer(mode, **options), trainer(mode, **options)
     first = losses(straight, 3)
-    straight.save(tmp_path / "state.safetensors", seconds=1.5, best=0.25)
+    state.save(straight, tmp_path / "state.safetensors", seconds=1.5, best=0.25)
     rest = losses(straight, 3)
-    again.restore(tmp_path / "state.safetensors")
+    state.restore(again, tmp_path / "state.safetensors")
     assert losses(again, 3) == rest
     assert torch.equal(again.optimiser.flat, straight.optimiser.flat)
     assert first + rest != losses(trainer(mode), 6)

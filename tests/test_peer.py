@@ -130,6 +130,12 @@ def test_broken_files_and_foreign_code(tmp_path: Path) -> None:
     torch.save([1], path)
     with pytest.raises(ValueError, match="holds list"):
         peer.load(path)
+    torch.save({1: torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="expected a dictionary of names"):
+        peer.load_puzzler(path, cells=6)
+    torch.save({"model.inner.embed_tokens.embedding_weight": 3}, path)
+    with pytest.raises(ValueError, match=r"broken\.ckpt: 'int' object has no attribute 'shape'"):
+        peer.load_puzzler(path, cells=6)
     with pytest.raises(ValueError, match="expected a checkpoint"):
         peer.load(tmp_path / "none.ckpt")
     assert not (tmp_path / "attacked").exists()

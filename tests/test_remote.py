@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -40,7 +39,7 @@ def contents(url: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(("path", "found"), [
     ("s3://bucket/a", "s3://bucket/a"),
     (Path("s3://bucket/a"), "s3://bucket/a"),
-    (Path("file:///tmp/a"), "file:///tmp/a"),
+    (Path("file:///srv/a"), "file:///srv/a"),
     ("runs/quick-0", None),
     (Path("C"), None),
 ])  # fmt: skip
@@ -60,34 +59,34 @@ def test_only_what_is_new_travels(url: str, tmp_path: Path) -> None:
 
 
 def test_the_state_before_is_kept(url: str, tmp_path: Path) -> None:
-    mirror, keep = Mirror(url, tmp_path), {"state": "previous"}
+    mirror = Mirror(url, tmp_path, {"state": "previous"})
     for generation in ("first", "second", "third"):
         if (tmp_path / "state").exists():
             (tmp_path / "state").rename(tmp_path / "previous")
         (tmp_path / "state").write_text(generation)
-        mirror.push(keep)
-        mirror.keeps = True
+        mirror.push()
+        mirror.may_rename = True
     assert contents(url) == {"state": b"third", "previous": b"second"}
 
 
 def test_a_damaged_state_does_not_replace_the_one_before(url: str, tmp_path: Path) -> None:
     """Resumed from the state before, a run writes its next state over the damaged one."""
-    mirror = Mirror(url, tmp_path)
+    mirror = Mirror(url, tmp_path, {"state": "previous"})
     for name, text in (("previous", "good"), ("state", "damaged")):
         mirror.fs.pipe_file(f"{mirror.root}/{name}", text.encode())
         mirror.fetch(name)
     (tmp_path / "state").write_text("the next")
-    mirror.push({"state": "previous"})
+    mirror.push()
     assert contents(url) == {"state": b"the next", "previous": b"good"}
 
 
 def test_a_push_that_failed_half_way_goes_on(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror, keep = Mirror(url, tmp_path), {"state": "previous"}
+    mirror = Mirror(url, tmp_path, {"state": "previous"})
     (tmp_path / "state").write_text("first")
-    mirror.push(keep)
-    mirror.keeps = True
+    mirror.push()
+    mirror.may_rename = True
     (tmp_path / "state").rename(tmp_path / "previous")
     (tmp_path / "state").write_text("second one")
 
@@ -97,9 +96,9 @@ def test_a_push_that_failed_half_way_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(mirror.fs, "put_file", broken)
         with pytest.raises(OSError, match=r"memory://bucket/runs/a: no answer"):
-            mirror.push(keep)
+            mirror.push()
     assert contents(url) == {"previous": b"first"}
-    mirror.push(keep)
+    mirror.push()
     assert contents(url) == {"state": b"second one", "previous": b"first"}
 
 
@@ -142,33 +141,32 @@ def test_trained_stopped_and_resumed_at_a_url(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def s3(tmp_path: Path) -> Iterator[dict[str, str]]:
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """An S3 server on loopback with a bucket; what a client's environment needs."""
     pytest.importorskip("s3fs")
     server = shutil.which("moto_server", path=str(Path(sys.executable).parent))
     if server is None:
         pytest.skip("needs moto's server")
-    log = (tmp_path / "server.log").open("w+")
-    process = subprocess.Popen([server, "-H", "127.0.0.1", "-p", "0"], stdout=log, stderr=log)
+    log = tmp_path / "server.log"
+    with log.open("w") as file:
+        words = [server, "-H", "127.0.0.1", "-p", "0"]
+        process = subprocess.Popen(words, stdout=file, stderr=file)
     try:
         for _ in range(300):
             time.sleep(0.1)
-            said = (tmp_path / "server.log").read_text()
-            if "Running on " in said:
+            if "Running on " in log.read_text():
                 break
-        endpoint = said.split("Running on ")[1].split()[0]
         environment = {
-            "AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1", "no_proxy": "*",
+            "AWS_ENDPOINT_URL": log.read_text().split("Running on ")[1].split()[0],
+            "AWS_DEFAULT_REGION": "us-east-1", "no_proxy": "*",
             "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
         }  # fmt: skip
-        old = os.environ.copy()
-        os.environ.update(environment)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
         fsspec.filesystem("s3").mkdir("bucket")
         yield environment
     finally:
-        os.environ.clear()
-        os.environ.update(old)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
 
 

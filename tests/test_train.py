@@ -16,10 +16,11 @@ from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig
 from kernels.epsilon_greedy import epsilon_greedy_reference as epsilon_greedy
 from kernels.td_loss import td_loss_reference as td_loss
-from train import checkpoint
+from train import checkpoint, state
 from train.config import Config, DQNConfig, fit_model_to_board
-from train.dqn import Run, Trainer
+from train.dqn import Trainer
 from train.evaluate import evaluate
+from train.run import Run
 from train.targets import epsilon_at, td_target
 
 CPU = torch.device("cpu")
@@ -143,10 +144,10 @@ def test_continues_bit_for_bit(tmp_path: Path, mode: str, dtype: str) -> None:
     config = replace(TINY, hrm=replace(TINY.hrm, carry=mode, dtype=dtype))
     straight = Trainer(config, CPU)
     first = losses(straight, 3)
-    straight.save(tmp_path / "state.safetensors", seconds=1.5, best=0.25)
+    state.save(straight, tmp_path / "state.safetensors", seconds=1.5, best=0.25)
     rest = losses(straight, 3)
     again = Trainer(config, CPU)
-    assert again.restore(tmp_path / "state.safetensors") == (1.5, 0.25)
+    assert state.restore(again, tmp_path / "state.safetensors") == (1.5, 0.25)
     assert losses(again, 3) == rest
     assert first != rest
     for name, x in straight.optimiser.state().items():

@@ -16,11 +16,11 @@ from test_cli import Attack
 from test_continuation import CPU
 
 from hrm_fast import HRM
-from train import checkpoint, cli
+from train import checkpoint, cli, state
 from train import config as configs
 from train.config import PRESETS, Config
 from train.dqn import Trainer
-from train.run import PREVIOUS, STATE
+from train.state import PREVIOUS, STATE
 
 QUICK = PRESETS["quick"]
 
@@ -83,7 +83,7 @@ def test_nothing_foreign_gets_in(
         assert stop.value.code == 2 and len(said.splitlines()) == 1, name
         assert str(path) in said and "expected" in said and len(said) < 2_000, name
         with pytest.raises(ValueError):
-            trainer.restore(path)
+            state.restore(trainer, path)
     assert not (tmp_path / "attacked").exists()
     assert trainer.update == 0
 
@@ -107,7 +107,7 @@ def test_a_state_with_impossible_numbers(saved: Config, tmp_path: Path) -> None:
     for held, changes, words in cases:
         save_file(held, tmp_path / "x", good | changes)
         with pytest.raises(ValueError, match=words):
-            trainer.restore(tmp_path / "x")
+            state.restore(trainer, tmp_path / "x")
     assert trainer.update == 0
 
 

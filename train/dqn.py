@@ -8,7 +8,6 @@ import copy
 import importlib.util
 import os
 import signal
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from envs import GymSpec
 from hrm_fast import HRM
-from train import checkpoint, cli, curve, distributed
+from train import cli, curve, distributed
 from train import config as configs
 from train.collect import Collector
 from train.config import Config
@@ -28,8 +27,6 @@ from train.optimiser import Optimiser
 from train.replay import Replay, Transition
 from train.run import Run, choose_folder
 from train.targets import epsilon_at, refresh, relabel_at, td_target
-
-NUMBERS = ("update", "transitions", "seconds", "best")  # beside the tensors in a saved state
 
 
 class Learned(NamedTuple):
@@ -119,69 +116,6 @@ class Trainer:
         """The weights that are evaluated and saved."""
         return self.target if self.config.dqn.averaged else self.hrm
 
-    def parts(self) -> dict[str, Replay | Collector | Optimiser]:
-        return {"replay": self.replay, "collector": self.collector, "optimiser": self.optimiser}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All that changes and is no plain number."""
-        parts = self.parts().items()
-        tensors = {f"{part}/{n}": x for part, owner in parts for n, x in owner.state().items()}
-        tensors["generator"] = self.generator.get_state()
-        tensors["start"] = torch.stack((self.hrm.start_H, self.hrm.start_L))
-        return tensors
-
-    def save(self, path: Path, seconds: float, best: float, previous: Path | None = None) -> None:
-        """Write all that `restore` needs, in one file; `previous` as in `checkpoint.replacing`."""
-        numbers = zip(NUMBERS, (self.update, self.transitions, seconds, best), strict=True)
-        metadata = {name: repr(x) for name, x in numbers}
-        metadata["device"] = self.generator.device.type
-        metadata["processes"] = str(distributed.world())
-        checkpoint.save_tensors(path, self.tensors(), metadata, previous)
-
-    def restore(self, path: Path) -> tuple[float, float]:
-        """Inverse of `save`; returns seconds and best.
-
-        Raises:
-            ValueError: it is of a run with other flags, or its numbers are impossible.
-            checkpoint.Damaged: not there, or not what was saved.
-        """
-        with checkpoint.opening(path) as file:
-            saved, here = file.metadata.get("device"), self.generator.device.type
-            configs.require("device", here, here == saved, f"{saved}, on which the run was saved")
-            ranks, had = str(distributed.world()), file.metadata.get("processes", "1")
-            why = f"{had}, with which the run was saved"
-            configs.require("number of processes", ranks, ranks == had, why)
-            file.match(self._expected(file.header))
-            numbers = {name: float(file.metadata.get(name, "nan")) for name in NUMBERS}
-            for name, x in numbers.items():
-                good = (x >= 0 or name == "best") and x < 2**53
-                configs.require(f"{name} of {path}", x, good, "a number, of which only best is < 0")
-            tensors = file.tensors()
-        most, a_tm1 = self.config.hrm.actions - 1, tensors["replay/a_tm1"]
-        for wrong in a_tm1[(a_tm1 < 0) | (a_tm1 > most)][:1].tolist():
-            raise ValueError(f"{path} holds the action {wrong}: expected 0 to {most}")
-        for part, owner in self.parts().items():
-            names = [k for k in tensors if k.startswith(f"{part}/")]
-            owner.restore({k.removeprefix(f"{part}/"): tensors[k] for k in names})
-        self.generator.set_state(tensors["generator"])
-        for model in (self.hrm, self.target):
-            model.start_H.copy_(tensors["start"][0])
-            model.start_L.copy_(tensors["start"][1])
-        if isinstance(self.config.env, GymSpec):  # which cannot save its running episodes
-            self.collector.begin_anew(self.hrm)
-            self.replay.cut()
-        self.update, self.transitions = int(numbers["update"]), int(numbers["transitions"])
-        return numbers["seconds"], numbers["best"]
-
-    def _expected(self, header: checkpoint.Header) -> checkpoint.Header:
-        """What `save` would write now, but with as many steps in the replay as the header says."""
-        own = checkpoint.header_of(self.tensors())
-        return own | {
-            name: (dtype, header[name][1][:1] + shape[1:])
-            for name, (dtype, shape) in own.items()
-            if name.startswith("replay/") and name in header
-        }
-
 
 def program() -> int:
     config = configs.parse(description=__doc__ or "")
@@ -204,10 +138,10 @@ def program() -> int:
         run.log.say("new episodes begin: the environment has no way to save those that ran")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, run.stop)
-    run.train()
-    if run.is_writer and trainer.update == config.updates:
-        curve.draw({config.preset: [run.folder]}, run.folder / "learning_curve.png")
-    run.close()
+    with run:
+        run.train()
+        if run.is_writer and trainer.update == config.updates:
+            curve.draw({config.preset: [run.folder]}, run.folder / "learning_curve.png")
     status = tell(run) if run.is_writer else 0
     distributed.leave()
     return status
@@ -218,7 +152,10 @@ def tell(run: Run) -> int:
     config, trainer, alone = run.config, run.trainer, distributed.world() == 1
     print(f"time went to  {trainer.phase.report()}")
     if trainer.update < config.updates:
-        start = "python" if alone else f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}"
+        ranks = str(distributed.world())
+        on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == ranks
+        job = f"torchrun --nproc-per-node {ranks}" if on_one_machine else f"{ranks} processes of"
+        start = "python" if alone else job
         print(
             f"stopped at update {trainer.update} of {config.updates}; saved. Continue with: "
             f"{start} -m train.dqn --resume {config.run_dir}"

@@ -29,8 +29,8 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # the unpickler lets a damaged file raise anything
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"{path} ({why}): expected tensors and plain values in it") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds {type(data).__name__}: expected a dictionary")
+    if not (isinstance(data, dict) and all(isinstance(name, str) for name in data)):
+        raise ValueError(f"{path} holds {type(data).__name__}: expected a dictionary of names")
     return data
 
 
@@ -144,9 +144,9 @@ def load_puzzler(path: Path, cells: int, heads: int | None = None) -> HRM:
             positions="learned" if f"{PLACE}embed_pos.embedding_weight" in weights else "rope",
         )  # fmt: skip
         return restored(weights, shape).eval()
-    except (KeyError, IndexError, AttributeError) as error:
+    except (KeyError, IndexError) as error:
         raise ValueError(f"{path} has no {error}: expected sapientinc/HRM's weights") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 

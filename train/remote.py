@@ -33,20 +33,22 @@ def here(path: str | Path) -> Path:
         OSError: it cannot be read.
     """
     url = url_of(path)
-    return Path(path) if url is None else _copy(url)
+    return Path(path) if url is None else _downloaded(url)
 
 
-def has(url: str, name: str) -> bool:
-    return name in Mirror(url, _new_folder()).names()
+def has(folder: str, name: str) -> bool:
+    """Whether a folder, here or at a URL, holds a file of this name."""
+    url = url_of(folder)
+    return (Path(folder) / name).exists() if url is None else name in Mirror(url, Path()).names()
 
 
 @functools.cache
-def _copy(url: str) -> Path:
+def _downloaded(url: str) -> Path:
     place = Mirror(url, _new_folder())
     if place.is_file():
         return place.fetch("")
     names = place.names()
-    if "config.json" not in names and not names & set(WANTED):
+    if not names & set(WANTED):
         raise ValueError(f"{url} holds nothing: expected a run's folder or a checkpoint")
     for name in names & set(WANTED):
         place.fetch(name)
@@ -65,13 +67,16 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 class Mirror:
     """A folder here and the one at a URL that is kept like it.
 
+    spare: what stands there under its keys is renamed to its values before it is replaced, where
+    `may_rename` says that it is whole: a state's earlier generation need not travel twice.
+
     Raises:
         ValueError: fsspec does not know the URL, or what it needs for that is not installed.
     """
 
-    def __init__(self, url: str, folder: Path) -> None:
-        self.url, self.folder = url, folder
-        self.keeps = False  # whether the next push keeps what is there under its names of two
+    def __init__(self, url: str, folder: Path, spare: dict[str, str] | None = None) -> None:
+        self.url, self.folder, self.spare = url, folder, spare or {}
+        self.may_rename = False
         self.sent: dict[str, tuple[int, int]] = {}  # name -> size and time of what is there
         try:
             self.fs, self.root = fsspec.core.url_to_fs(url)
@@ -94,24 +99,19 @@ class Mirror:
         self.sent[to.name] = _stamp(to)
         return to
 
-    def push(self, keep: dict[str, str] | None = None) -> None:
-        """Copy files that are new or have changed, oldest first, to the URL.
-
-        keep: what is there under these names is renamed to the others when it is replaced, if
-        `keeps` says that it is to outlast this: a state's earlier generation need not travel twice.
-        """
-        keep = keep or {}
+    def push(self) -> None:
+        """Copy files that are new or have changed, oldest first, to the URL."""
         if not self.sent and BUCKETS.isdisjoint(_protocols(self.fs)):
             self._do(self.fs.makedirs, self.root, exist_ok=True)
         files = [f for f in self.folder.iterdir() if f.is_file() and not f.name.startswith(".")]
         for file in sorted(files, key=lambda f: f.stat().st_mtime_ns):
             stamp = _stamp(file)
-            if self.sent.get(file.name) == stamp or file.name in keep.values():
+            if self.sent.get(file.name) == stamp or file.name in self.spare.values():
                 continue
             to = f"{self.root}/{file.name}"
-            if file.name in keep and self.keeps:
-                self._do(self.fs.mv, to, f"{self.root}/{keep[file.name]}")
-                self.keeps = False
+            if file.name in self.spare and self.may_rename:
+                self._do(self.fs.mv, to, f"{self.root}/{self.spare[file.name]}")
+                self.may_rename = False
             self.sent.pop(file.name, None)
             self._do(self.fs.put_file, str(file), to)
             self.sent[file.name] = stamp

@@ -3,37 +3,35 @@ updates with log, evaluations and saves. What is trained is `train.dqn`'s."""
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import fcntl
+import itertools
 import math
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from envs import GymSpec
-from train import checkpoint, distributed, remote
+from train import checkpoint, distributed, remote, state
 from train import config as configs
-from train.checkpoint import Damaged
 from train.config import Config
 from train.evaluate import SELECTION_SEED, evaluate
 from train.log import Log, Silent
 from train.remote import Mirror
 from train.replay import tensors_of
+from train.state import PREVIOUS, STATE
 from train.targets import epsilon_at
 
 if TYPE_CHECKING:
     from train.dqn import Trainer
-
-T = TypeVar("T")
-
-STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 
 
 class Run:
@@ -62,23 +60,24 @@ class Run:
             self.log = Log(self.folder, config.updates, trainer.update, wandb)
         if not config.resume:
             self.save()  # before config.json makes it a run: a run can always be resumed
-        self._copy()  # what cannot be written is said before any work
-        self._agree()
+        if self.mirror:
+            self.mirror.push()  # what cannot be written is said before any work
+        self._agree()  # waits for every rank's first state: only then it becomes a run
         if self.is_writer:
             kept = replace(config, resume=None)
             checkpoint.write_text(self.folder / "config.json", configs.to_json(kept))
-        self._copy()
         if self.mirror:
-            self.mirror.keeps = self.saved_at is not None
+            self.mirror.push()
+            self.mirror.may_rename = self.saved_at is not None
 
     def _resume(self) -> tuple[float, float]:
         trainer, config = self.trainer, self.config
-        numbers, path, skipped = newest(self.own, trainer.restore)
+        numbers, path, skipped = state.newest(self.own, trainer)
         for _ in range(2):  # whoever is older now may have left one behind that is older still
             if trainer.update > distributed.least(torch.tensor(trainer.update)):
                 skipped.append(f"{path} is newer than another process's state")
                 path = self.own / PREVIOUS
-                numbers = trainer.restore(path)
+                numbers = state.restore(trainer, path)
         why = f"{trainer.update} or more, where the run stands"
         configs.require("updates", config.updates, config.updates >= trainer.update, why)
         if config.updates == trainer.update and self.is_writer:
@@ -112,8 +111,8 @@ class Run:
             if saves and not is_cut:
                 self.save()
             if logs or evaluates or saves:
-                self.share()
-        self.save(state=not is_cut)
+                self.upload()
+        self.save(weights_only=is_cut)
 
     def stop(self, number: int, _: object) -> None:
         """A signal's handler: end after this cycle; a second signal does not wait for that.
@@ -178,18 +177,18 @@ class Run:
             **({} if ratio is None else {"eval/shortest_ratio": ratio}),
         }
 
-    def save(self, state: bool = True) -> None:
-        """Write the weights and, with `state`, all that --resume needs, unless it is there."""
+    def save(self, weights_only: bool = False) -> None:
+        """Write the weights and all that --resume needs, unless that is there."""
         if self.saved_at == self.trainer.update:
             return
         self.check()
         with self.trainer.phase("save"):
             if self.is_writer:
                 checkpoint.save(self.folder / "last.safetensors", self.trainer.judged, self.config)
-            if state:
+            if not weights_only:
                 seconds = time.perf_counter() - self.began
                 previous = None if self.saved_at is None else self.own / PREVIOUS
-                self.trainer.save(self.own / STATE, seconds, self.best, previous)
+                state.save(self.trainer, self.own / STATE, seconds, self.best, previous)
                 self.saved_at = self.trainer.update
 
     def check(self) -> None:
@@ -211,10 +210,11 @@ class Run:
             path = self.own / "bad_batch.safetensors"
             numbers = {"update": str(trainer.update), "loss": str(loss)}
             checkpoint.save_tensors(path, tensors_of(learned.batch) | {"y": learned.y}, numbers)
-            kept = f"; the batch of that update is in {path}"
+            place = self.mirror.url if self.mirror else self.own
+            kept = f"; the batch of that update is in {place}/{path.name}"
         raise ValueError(f"{what}; all was well at update {self.finite_at}{kept}")
 
-    def share(self) -> None:
+    def upload(self) -> None:
         """Copy what is new to the run's URL, if it has one; what fails is tried again later.
 
         Until every rank has copied its state, all keep the last one that every rank has there.
@@ -223,17 +223,13 @@ class Run:
             return
         failed = 0
         try:
-            self._copy()
+            self.mirror.push()
         except OSError as error:
             failed = 1
             say = self.log.say if self.is_writer else print
             say(f"not copied, to be tried again: {error}")
         if distributed.largest(torch.tensor(failed)) == 0:
-            self.mirror.keeps = self.saved_at is not None
-
-    def _copy(self) -> None:
-        if self.mirror:
-            self.mirror.push({STATE: PREVIOUS})
+            self.mirror.may_rename = self.saved_at is not None
 
     def close(self) -> None:
         """Finish the log and let go of the folder. OSError: it could not be copied to its URL."""
@@ -242,10 +238,23 @@ class Run:
         if self.mirror is None:
             return
         try:
-            self._copy()
+            self.mirror.push()
         except OSError as error:
+            atexit.unregister(self.mirror.remove_copy)
             raise OSError(f"{error}; the run is kept in {self.folder}") from None
         self.mirror.remove_copy()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        """Close it; where the run ended with an error, that is what is told in the end."""
+        try:
+            self.close()
+        except OSError as late:
+            if error is None:
+                raise
+            print(late, file=sys.stderr)
 
 
 def mirror_of(config: Config) -> Mirror | None:
@@ -254,7 +263,8 @@ def mirror_of(config: Config) -> Mirror | None:
     if url is None:
         return None
     url += f"/rank{rank}" if rank else ""
-    mirror = Mirror(url, Path(tempfile.mkdtemp(prefix="hrm_fast-")))
+    mirror = Mirror(url, Path(tempfile.mkdtemp(prefix="hrm_fast-")), {STATE: PREVIOUS})
+    atexit.register(mirror.remove_copy)
     if config.resume:
         for name in mirror.names() & {*remote.WANTED, STATE, PREVIOUS}:
             mirror.fetch(name)
@@ -268,21 +278,19 @@ def choose_folder(config: Config) -> Config:
     if distributed.may_restart():
         why = "a folder or URL, where the job finds itself when torchrun starts it again"
         configs.require("run-dir", config.run_dir, config.run_dir is not None, why)
-    if config.run_dir:
-        url = remote.url_of(config.run_dir)
-        beside = Path(config.run_dir) / "config.json"
-        if remote.has(url, beside.name) if url else beside.exists():
-            beside = remote.here(config.run_dir) / beside.name
-            if distributed.may_restart() and configs.load(beside) == config:
-                return replace(config, resume=config.run_dir)
-            raise ValueError(
-                f"run-dir is {config.run_dir!r}, which holds a run: expected a new folder, "
-                f"or --resume {config.run_dir}"
-            )
+    if config.run_dir is None:
+        name = f"runs/{config.preset}-{config.seed}"
+        names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+        return replace(config, run_dir=next(f for f in names if not Path(f).exists()))
+    if not remote.has(config.run_dir, "config.json"):
         return config
-    name = f"runs/{config.preset}-{config.seed}"
-    free = (f"{name}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 10_000))))
-    return replace(config, run_dir=next(f for f in free if not Path(f).exists()))
+    theirs = Path(config.run_dir) / "config.json"
+    if distributed.may_restart() and configs.load(remote.here(theirs)) == config:
+        return replace(config, resume=config.run_dir)
+    raise ValueError(
+        f"run-dir is {config.run_dir!r}, which holds a run: expected a new folder, "
+        f"or --resume {config.run_dir}"
+    )
 
 
 def claim(folder: Path) -> int:
@@ -303,19 +311,3 @@ def claim(folder: Path) -> int:
     for part in folder.glob(".*.part"):
         part.unlink()
     return lock
-
-
-def newest(folder: Path, restore: Callable[[Path], T]) -> tuple[T, Path, list[str]]:
-    """Restore the newest state that is whole: the result, its file, why others were skipped.
-
-    ValueError: none is whole, or the newest does not fit.
-    """
-    skipped: list[str] = []
-    for path in (folder / STATE, folder / PREVIOUS):
-        try:
-            return restore(path), path, skipped
-        except Damaged as error:
-            skipped.append(str(error))
-        except ValueError as error:
-            raise ValueError(f"{folder} cannot be resumed as asked: {error}") from None
-    raise ValueError(f"{folder} cannot be resumed: {'; '.join(skipped)}")
