@@ -2,12 +2,8 @@
 from all their mazes and batches, and they go on from their states after a death."""
 
 import copy
-import csv
 import os
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +17,12 @@ from test_maze_device import resident
 from torch import Tensor
 
 from envs import MazeBatch
-from train import checkpoint, distributed, state
+from train import distributed, state
 from train.config import Config
 from train.dqn import Trainer
 from train.evaluate import evaluate
 from train.replay import Replay
-from train.run import Run, choose_folder
+from train.run import Run
 from train.state import PREVIOUS, STATE
 
 CPU = torch.device("cpu")
@@ -208,7 +204,7 @@ def draw_as_ranks_do(trainer: Trainer, world: int, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_ranks_learn_what_one_process_learns(
+def test_ranks_learn_and_resume_as_one_process(
     world: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mazes, exploration, priorities, new goals and targets included; float32."""
@@ -232,128 +228,3 @@ def test_ranks_learn_what_one_process_learns(
             for close in ("flat", "target", "losses"):
                 off = (rank[close] - right[close]).norm() / right[close].norm()
                 assert off < 1e-6, close  # 1.9e-7 at most where this was written
-
-
-FLAGS = (
-    *("--preset", "quick", "--device", "cpu", "--dqn.num-mazes", "8", "--dqn.batch-size", "8"),
-    *("--eval-episodes", "8", "--dqn.learning-starts", "64", "--log-every", "20"),
-    *("--save-every", "20"),
-)
-
-
-class Job:
-    """torchrun with two processes that train, seen from outside."""
-
-    def __init__(self, where: str | Path, *flags: str, restarts: int = 0) -> None:
-        start = (sys.executable, "-m", "torch.distributed.run", "--standalone")
-        start += ("--nproc-per-node", "2", "--max-restarts", str(restarts))
-        run = ("-m", "train.dqn", *FLAGS, "--run-dir", str(where), *flags)
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            (*start, *run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-        )
-        self.said: list[str] = []
-
-    def wait_for_a_log_line(self) -> None:
-        assert self.process.stdout is not None
-        while not (self.said and self.said[-1].startswith("update ")):
-            self.said.append(self.process.stdout.readline())
-            assert self.said[-1], self.process.communicate()[1]
-
-    def kill_rank_1(self) -> None:
-        listed = subprocess.run(
-            ("pgrep", "-P", str(self.process.pid)), capture_output=True, text=True, check=True
-        )
-        ranks = [pid for pid in map(int, listed.stdout.split()) if rank_of(pid) == "1"]
-        os.kill(ranks[0], signal.SIGKILL)
-
-    def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=300)
-        return self.process.returncode, "".join(self.said) + out, err
-
-
-def rank_of(pid: int) -> str | None:
-    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-    return dict(v.split("=", 1) for v in variables if "=" in v).get("RANK")
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds ranks in /proc")
-
-
-@pytest.mark.slow
-@needs_proc
-@pytest.mark.parametrize("scheme", ["", "file://"])
-def test_torchrun_starts_a_job_again_from_its_states(scheme: str, tmp_path: Path) -> None:
-    where = f"{scheme}{tmp_path}/run"
-    job = Job(where, "--updates", "160", "--eval-every", "160", restarts=1)
-    job.wait_for_a_log_line()
-    job.kill_rank_1()
-    status, out, err = job.end()
-    assert status == 0, err
-    assert "exitcode: -9" in err
-    lines = [int(line.split()[1]) for line in out.splitlines() if line.startswith("update ")]
-    assert 20 in lines
-    assert lines.count(20) == 1  # not from the beginning
-    with open(tmp_path / "run/metrics.csv") as file:
-        updates = [int(row["update"]) for row in csv.DictReader(file)]
-    assert updates == list(range(20, 161, 20))
-    assert out.count("time went to") == 1
-
-
-@pytest.mark.slow
-@needs_proc
-def test_a_death_ends_the_job_with_its_cause(tmp_path: Path) -> None:
-    job = Job(tmp_path / "run", "--updates", "1000000")
-    job.wait_for_a_log_line()
-    job.kill_rank_1()
-    status, _, err = job.end()
-    assert status != 0
-    cause = err.split("Root Cause")[1]
-    assert "rank      : 1" in cause
-    assert "SIGKILL" in cause
-
-
-@pytest.mark.slow
-def test_a_signal_stops_all_ranks_at_one_update(tmp_path: Path) -> None:
-    job = Job(tmp_path / "run", "--updates", "1000000")
-    job.wait_for_a_log_line()
-    job.process.send_signal(signal.SIGTERM)
-    _, out, err = job.end()
-    folder = tmp_path / "run"
-    assert f"torchrun --nproc-per-node 2 -m train.dqn --resume {folder}" in out, err
-    states = [folder / STATE, folder / "rank1" / STATE]
-    assert len({read_update(path) for path in states}) == 1
-
-
-def read_update(path: Path) -> str:
-    with checkpoint.opening(path) as file:
-        return file.metadata["update"]
-
-
-@pytest.mark.slow
-def test_bad_input_of_a_job_is_one_line(tmp_path: Path) -> None:
-    for flags, message in (
-        (("--device", "cuda:1"), "error: device is 'cuda:1': expected auto, cpu or cuda"),
-        (("--eval-episodes", "1"), "error: eval-episodes is 1: expected 2 or more"),
-    ):
-        status, _, err = Job(tmp_path / "run", *flags).end()
-        assert status != 0
-        assert message in err
-
-
-def test_a_job_that_may_restart_goes_on_with_its_own_folder_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    with pytest.raises(ValueError, match="run-dir is None: expected a folder"):
-        choose_folder(TINY)
-    mine = replace(TINY, run_dir=str(tmp_path / "run"))
-    assert choose_folder(mine) == mine
-    run = Run(mine, Trainer(mine, CPU))
-    run.close()
-    assert choose_folder(mine) == replace(mine, resume=mine.run_dir)
-    with pytest.raises(ValueError, match="which holds a run"):
-        choose_folder(replace(mine, seed=1))
-    monkeypatch.delenv("TORCHELASTIC_MAX_RESTARTS")
-    with pytest.raises(ValueError, match="which holds a run"):
-        choose_folder(mine)
