@@ -4,7 +4,8 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train study study-view figures test test-all test-minihack lint format sanitize clean
+.PHONY: train study study-view figures test test-all test-minihack lint format clean
+.PHONY: sanitize sanitize-address,undefined sanitize-thread sanitize-fuzz
 
 train: .venv/installed
 	$(BIN)/python -m train.dqn $(ARGS)

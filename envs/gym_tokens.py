@@ -79,11 +79,13 @@ def _entry(space: spaces.Dict, asked: str | None) -> str:
 
 
 def _fits(space: spaces.Space[Any]) -> bool:
+    if isinstance(space, spaces.Dict):
+        return False
     try:
         tokens_of(space)
     except ValueError:
         return False
-    return not isinstance(space, spaces.Dict)
+    return True
 
 
 def _bounds(space: spaces.Space[Any]) -> tuple[Integers, Integers]:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from train import cli
 from train.checkpoint import replacing
-from train.config import PRESETS, Config, require
+from train.config import PRESETS, require
 from train.dqn import Trainer
 from train.run import Run
 
@@ -112,7 +112,7 @@ def draw(samples: list[Sample], picture: Path) -> None:
 def main() -> None:
     options = cli.parse(Soak, __doc__ or "")
     with tempfile.TemporaryDirectory() as folder:
-        config: Config = replace(PRESETS["quick"], updates=10**9, run_dir=folder)
+        config = replace(PRESETS["quick"], updates=10**9, run_dir=folder)
         samples = watch(Run(config, Trainer(config, torch.device("cpu"))), options)
     with replacing(options.out / "soak.csv") as part, part.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

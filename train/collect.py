@@ -6,18 +6,20 @@ from torch import Tensor
 from envs import GymSpec, MazeSpec, make_batch
 from hrm_fast import HRM, Carry
 from train import distributed
-from train.config import DQNConfig
+from train.dqn_config import DQNConfig
 from train.replay import Transition, select
 
 
 class Collector:
     """The mazes, what they show now, and the z that the next decision starts from."""
 
-    def __init__(self, spec: MazeSpec | GymSpec, config: DQNConfig, hrm: HRM, seed: int) -> None:
+    def __init__(
+        self, spec: MazeSpec | GymSpec, config: DQNConfig, hrm: HRM, random_seed: int
+    ) -> None:
         device = hrm.puzzle.device
         self.config = config
         first = distributed.rank() * config.num_mazes
-        self.mazes = make_batch(spec, config.num_mazes, seed, device, first)
+        self.mazes = make_batch(spec, config.num_mazes, random_seed, device, first)
         self.obs = self.mazes.reset()  # uint8 [N, cells]
         self.seed = Carry(*(z.clone() for z in hrm.start_seed(config.num_mazes)))
         self.lengths = torch.zeros(config.num_mazes, dtype=torch.int64, device=device)

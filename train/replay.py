@@ -128,7 +128,7 @@ class Replay:
             batch = batch._replace(weight=weight, slot=first * data["r_t"].shape[1] + maze)
         if self.config.refresh > 0:
             batch = batch._replace(walk=self._walk(age, maze, count))
-        return batch if relabel is None else _with_goal(batch, goal, relabel.start)
+        return batch if relabel is None else _redrawn(batch, goal, relabel.start)
 
     def _draw(
         self, batch_size: int, generator: torch.Generator
@@ -226,7 +226,7 @@ class Replay:
                     f"[up to {self.rows}, {', '.join(map(str, x.shape[1:]))}]"
                 )
             x[:filled].copy_(state[name])
-        if self.config.priority > 0:  # whose largest is taken, also that of a state restored before
+        if self.config.priority > 0:  # of which `add` takes the largest
             self.data["priority"][filled:] = 0
         self.head.fill_(filled % self.rows)
         self.filled.fill_(filled)
@@ -248,7 +248,7 @@ def select(mask: Tensor, yes: Carry, no: Carry) -> Carry:
     return Carry(*(torch.where(mask.view(shape), y, n) for y, n in zip(yes, no, strict=True)))
 
 
-def _with_goal(batch: Transition, goal: Goal, start: Carry) -> Transition:
+def _redrawn(batch: Transition, goal: Goal, start: Carry) -> Transition:
     """The batch with the chosen rows' boards redrawn and their z at the start."""
     batch = batch._replace(
         s_tm1=draw_goal(batch.s_tm1, goal),

@@ -194,8 +194,10 @@ class Walk {
             asked.boards[bytes.below(n_ * spec_.cells)] = ".@><|#d?"[bytes.one() & 7];
         const bool whole = (which & 8) != 0;
         const int i = bytes.below(n_);
-        if (whole)
-            asked.elapsed[i] = static_cast<int32_t>(bytes.wide()), asked.clock[i] = bytes.wide();
+        if (whole) {
+            asked.elapsed[i] = static_cast<int32_t>(bytes.wide());
+            asked.clock[i] = bytes.wide();
+        }
         try {
             batch_.set_state(asked.boards.data(), whole ? asked.elapsed.data() : nullptr,
                              whole ? asked.clock.data() : nullptr);
