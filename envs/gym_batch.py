@@ -106,6 +106,13 @@ class GymSpec:
         env.close()
         return list(env.metadata.get("render_modes", ()))
 
+    @property
+    def limit(self) -> int:
+        """Steps after which an episode is truncated."""
+        env = self.make()
+        env.close()
+        return int(env._max_episode_steps)
+
     @cached_property
     def _options(self) -> dict[str, Any]:
         try:
@@ -131,7 +138,7 @@ class GymSpec:
             raise ValueError(f"the action of {self.id} is {actions}: expected Discrete")
         return tokens, actions
 
-    def make(self, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+    def make(self, render_mode: str | None = None) -> TimeLimit[Any, Any]:
         """One such environment. ValueError: there is none."""
         package = next((p for start, p in PACKAGES.items() if self.id.startswith(start)), None)
         try:
@@ -146,7 +153,7 @@ class GymSpec:
             where = "one that gymnasium.make finds; gym:MODULE:ID imports its module first"
             raise ValueError(f"env is gym:{self.id} ({why}): expected {where}") from None
 
-    def _made(self, package: str | None, more: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    def _made(self, package: str | None, more: dict[str, Any]) -> TimeLimit[Any, Any]:
         options = self._options | more
         if package == "minihack":  # else it draws all that it might be asked for: half the speed
             options.setdefault("observation_keys", [self.entry or PREFERRED[0]])

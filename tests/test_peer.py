@@ -117,7 +117,8 @@ def test_broken_files_and_foreign_code(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="expected tensors and plain values"):
             peer.load(path)
     torch.save({"config": Attack(tmp_path / "attacked")}, path)
-    with pytest.raises(ValueError, match="expected tensors and plain values"):
+    what = r"\(it asks to run \S+\): expected tensors and plain values"
+    with pytest.raises(ValueError, match=what):
         peer.load(path)
     weights = Recorded("four_rooms").under("weights/")
     weights["model.inner.H_init"] = torch.zeros(1).expand(64)

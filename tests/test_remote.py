@@ -40,6 +40,9 @@ def contents(url: str) -> dict[str, bytes]:
     ("s3://bucket/a", "s3://bucket/a"),
     (Path("s3://bucket/a"), "s3://bucket/a"),
     (Path("file:///srv/a"), "file:///srv/a"),
+    ("local:///srv/a", "local:///srv/a"),
+    ("S3://bucket/A", "s3://bucket/A"),
+    (Path("simplecache::s3://bucket/a"), "simplecache::s3://bucket/a"),
     ("runs/quick-0", None),
     (Path("C"), None),
 ])  # fmt: skip
@@ -103,7 +106,9 @@ def test_a_push_that_failed_half_way_goes_on(
 
 
 @pytest.mark.parametrize(("bad", "message"), [
-    ("nosuch://a/b", "nosuch://a/b cannot be used: Protocol not known: nosuch"),
+    ("nosuch://a/b", r"nosuch://a/b \(Protocol not known: nosuch\): expected a URL that fsspec"),
+    ("reference://a", r"reference://a \(.* missing 1 required positional argument.*\): expected"),
+    ("file://host/a", "file://host/a names a host: expected file:///FOLDER, with three slashes"),
     ("memory://bucket/none", "memory://bucket/none holds nothing: expected a run's folder"),
 ])  # fmt: skip
 def test_bad_urls(bad: str, message: str) -> None:

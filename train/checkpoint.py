@@ -66,7 +66,8 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
             _to_disk(path.parent)
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise OSError(f"{path} could not be written: {why}; what stood there is kept") from None
+        kept = "; what stood there is kept" if path.exists() else ""
+        raise OSError(f"{path} could not be written: {why}{kept}") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

@@ -97,6 +97,8 @@ def main(program: Callable[[], int | None]) -> NoReturn:
     except (ValueError, OSError) as error:
         fail(error)
     except (MemoryError, RuntimeError) as error:
+        if "by peer" in str(error):
+            fail("another process of this job has ended: expected it to run on; it says why")
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         fail(f"out of memory ({str(error)[:200]}): expected smaller sizes")

@@ -200,6 +200,7 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
     args = sys.argv[1:] if args is None else args
     resume = cli.flag(args, "--resume")
     if resume is not None:
+        require("resume", resume, resume != "", "a run's folder or URL")
         start = load(remote.here(resume) / "config.json")
     else:
         default = "paper-maze" if torch.cuda.is_available() else "quick"
@@ -270,6 +271,8 @@ def load(path: Path) -> Config:
         return from_json(path.read_text())
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}, expected a run's config.json") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text: expected a run's config.json") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

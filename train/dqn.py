@@ -150,7 +150,8 @@ def program() -> int:
 def tell(run: Run) -> int:
     """The run's last words; returns its exit status."""
     config, trainer, alone = run.config, run.trainer, distributed.world() == 1
-    print(f"time went to  {trainer.phase.report()}")
+    if trainer.phase.seconds:
+        print(f"time went to  {trainer.phase.report()}")
     if trainer.update < config.updates:
         ranks = str(distributed.world())
         on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == ranks

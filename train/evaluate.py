@@ -223,7 +223,7 @@ def program(
     }
     if isinstance(spec, MazeSpec):
         walkers["shortest path, re-planned"] = shortest_path_walker
-    limit = spec.max_steps or "its own"
+    limit = spec.limit if isinstance(spec, GymSpec) else spec.max_steps
     print(f"{checkpoint}: {episodes} unseen episodes, limit {limit} steps")
     results = {}
     for name, walker in walkers.items():

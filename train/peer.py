@@ -4,6 +4,7 @@ HRM-Agent's `.ckpt` holds its configuration, so an agent comes back whole. sapie
 weights alone: its model answers a puzzle token by token, and is judged on puzzles (`Puzzles`).
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,9 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}, expected a checkpoint") from None
     except Exception as error:  # the unpickler lets a damaged file raise anything
-        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        asks = re.search(r"GLOBAL ([\w.]+)", str(error))  # beside advice to load it all the same
+        first = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        why = f"it asks to run {asks[1]}" if asks else first
         raise ValueError(f"{path} ({why}): expected tensors and plain values in it") from None
     if not (isinstance(data, dict) and all(isinstance(name, str) for name in data)):
         raise ValueError(f"{path} holds {type(data).__name__}: expected a dictionary of names")

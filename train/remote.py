@@ -14,15 +14,24 @@ from typing import Any
 
 import fsspec
 
-URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)")
+URL = re.compile(r"((?:[a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+):(/+)(.*)", re.IGNORECASE)  # a::b://c too
+HERE = {"file", "local"}
 BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # that know no folders to be made
 WANTED = ("best.safetensors", "last.safetensors", "config.json", "metrics.csv")
 
 
 def url_of(path: str | Path) -> str | None:
-    """The URL that a command line names, also where a Path has folded its slashes."""
+    """The URL that a command line names, also where a Path has folded its slashes.
+
+    ValueError: it names a file here, of a host.
+    """
     found = None if Path(path).exists() else URL.fullmatch(str(path))
-    return found and f"{found[1]}:{'///' if found[1] == 'file' else '//'}{found[2].rstrip('/')}"
+    if found is None:
+        return None
+    kind, slashes, rest = found[1].lower(), found[2], found[3].rstrip("/")
+    if kind in HERE and slashes == "//":
+        raise ValueError(f"{path} names a host: expected {kind}:///FOLDER, with three slashes")
+    return f"{kind}:{'///' if kind in HERE else '//'}{rest}"
 
 
 def here(path: str | Path) -> Path:
@@ -80,8 +89,9 @@ class Mirror:
         self.sent: dict[str, tuple[int, int]] = {}  # name -> size and time of what is there
         try:
             self.fs, self.root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"{url} cannot be used: {error}") from None
+        except Exception as error:  # every service has needs of its own
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{url} ({why}): expected a URL that fsspec can reach") from None
 
     def is_file(self) -> bool:
         return self._do(self.fs.isfile, self.root)

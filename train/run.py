@@ -78,12 +78,12 @@ class Run:
                 skipped.append(f"{path} is newer than another process's state")
                 path = self.own / PREVIOUS
                 numbers = state.restore(trainer, path)
+        if skipped:
+            print(f"{'; '.join(skipped)}. Going on from update {trainer.update} in {path}")
         why = f"{trainer.update} or more, where the run stands"
         configs.require("updates", config.updates, config.updates >= trainer.update, why)
         if config.updates == trainer.update and self.is_writer:
             print(f"{config.resume} has all its {config.updates} updates: for more, --updates N")
-        if skipped:
-            print(f"{'; '.join(skipped)}. Going on from update {trainer.update} in {path}")
         self.saved_at = trainer.update if path.name == STATE else None
         return numbers
 
@@ -278,6 +278,7 @@ def choose_folder(config: Config) -> Config:
     if distributed.may_restart():
         why = "a folder or URL, where the job finds itself when torchrun starts it again"
         configs.require("run-dir", config.run_dir, config.run_dir is not None, why)
+    configs.require("run-dir", config.run_dir, config.run_dir != "", "a folder or a URL")
     if config.run_dir is None:
         name = f"runs/{config.preset}-{config.seed}"
         names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
