@@ -48,6 +48,7 @@ BAD_FLAGS = [
     (["--seed", "-1"], ["seed", "-1"]),
     (["--device", "abacus"], ["device", "abacus", "cpu"]),
     (["--resume", "nowhere"], ["nowhere", "config.json"]),
+    (["--resume", ""], ["resume is ''", "a run's folder or URL"]),
     (["walk"], ["walk"]),
 ]
 
@@ -253,3 +254,5 @@ def test_a_taken_run_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="--resume"):
         choose_folder(configs.replace(QUICK, run_dir=str(tmp_path)))
+    with pytest.raises(ValueError, match="run-dir is '': expected a folder or a URL"):
+        choose_folder(configs.replace(QUICK, run_dir=""))
