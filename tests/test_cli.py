@@ -250,8 +250,15 @@ def test_evaluate_writes_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "success" in capsys.readouterr().out
 
 
+def test_the_last_of_two_presets_counts() -> None:
+    assert configs.parse(["--preset=quick", "--preset", "maze"]) == PRESETS["maze"]
+
+
 def test_a_taken_run_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="--resume"):
+        choose_folder(configs.replace(QUICK, run_dir=str(tmp_path)))
+    (tmp_path / "config.json").rename(tmp_path / "best.safetensors")
     with pytest.raises(ValueError, match="--resume"):
         choose_folder(configs.replace(QUICK, run_dir=str(tmp_path)))
     with pytest.raises(ValueError, match="run-dir is '': expected a folder or a URL"):

@@ -265,3 +265,26 @@ def test_a_signal_saves_and_says_how_to_go_on(
     trainer = Trainer(config, CPU)
     state.restore(trainer, tmp_path / "run" / STATE)
     assert trainer.update == 6
+
+
+def test_a_state_of_another_run_is_refused(saved: Config, tmp_path: Path) -> None:
+    config = copy(saved, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"seed is '7': expected 0, of the run that saved"):
+        Run(replace(config, seed=7), Trainer(replace(config, seed=7), CPU))
+    own = tmp_path / "run"
+    shutil.copy(own / "last.safetensors", own / STATE)
+    trainer = Trainer(config, CPU)
+    _, path, skipped = newest(own, trainer)
+    assert path.name == PREVIOUS and "is no state: expected one that train.dqn saved" in skipped[0]
+
+
+def test_places_that_are_no_folder(tmp_path: Path) -> None:
+    config = small("quick", "reset")
+    (tmp_path / "file").write_text("")
+    for place, why in (
+        (f"{tmp_path}/file", r"file \(File exists\): expected a folder"),
+        (f"{tmp_path}/file/x", r"file/x \(Not a directory\): expected a folder"),
+        ("memory://x", r"run-dir is 'memory://x': expected a place that outlasts this process"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            Run(replace(config, run_dir=place), Trainer(config, CPU))

@@ -47,7 +47,7 @@ def flag(args: Sequence[str], name: str) -> str | None:
 
 def take(args: Sequence[str], name: str) -> tuple[str | None, list[str]]:
     """The value of a flag, and the arguments without it."""
-    for i, arg in enumerate(args):
+    for i, arg in reversed(list(enumerate(args))):  # the last one counts, as for all flags
         if arg == name and i + 1 < len(args):
             return args[i + 1], [*args[:i], *args[i + 2 :]]
         if arg.startswith(f"{name}="):
@@ -99,7 +99,8 @@ def main(program: Callable[[], int | None]) -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         if "by peer" in str(error):
             fail("another process of this job has ended: expected it to run on; it says why")
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        full = re.search("out of memory|enough memory|allocate", str(error))
+        if isinstance(error, RuntimeError) and not full:
             raise
         fail(f"out of memory ({str(error)[:200]}): expected smaller sizes")
     finally:

@@ -263,6 +263,8 @@ def mirror_of(config: Config) -> Mirror | None:
     if url is None:
         return None
     url += f"/rank{rank}" if rank else ""
+    lasts = not url.startswith("memory:")
+    configs.require("run-dir", url, lasts, "a place that outlasts this process")
     mirror = Mirror(url, Path(tempfile.mkdtemp(prefix="hrm_fast-")), {STATE: PREVIOUS})
     atexit.register(mirror.remove_copy)
     if config.resume:
@@ -283,7 +285,8 @@ def choose_folder(config: Config) -> Config:
         name = f"runs/{config.preset}-{config.seed}"
         names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
         return replace(config, run_dir=next(f for f in names if not Path(f).exists()))
-    if not remote.has(config.run_dir, "config.json"):
+    # a run that was killed before it had a config is begun anew
+    if not any(remote.has(config.run_dir, name) for name in ("config.json", "best.safetensors")):
         return config
     theirs = Path(config.run_dir) / "config.json"
     if distributed.may_restart() and configs.load(remote.here(theirs)) == config:
@@ -300,7 +303,10 @@ def claim(folder: Path) -> int:
     The lock lasts until the returned descriptor is closed, at the latest until the process ends.
     ValueError: another process writes there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} ({error.strerror}): expected a folder, or a new one") from None
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

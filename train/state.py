@@ -43,6 +43,7 @@ def save(
     """Write all that `restore` needs; `previous` as in `checkpoint.replacing`."""
     numbers = zip(NUMBERS, (trainer.update, trainer.transitions, seconds, best), strict=True)
     metadata = {name: repr(x) for name, x in numbers}
+    metadata["seed"] = str(trainer.config.seed)
     metadata["device"] = trainer.generator.device.type
     metadata["processes"] = str(distributed.world())
     checkpoint.save_tensors(path, tensors(trainer), metadata, previous)
@@ -53,9 +54,13 @@ def restore(trainer: Trainer, path: Path) -> tuple[float, float]:
 
     Raises:
         ValueError: it is of a run with other flags, or its numbers are impossible.
-        Damaged: not there, or not what was saved.
+        Damaged: not there, no state, or not what was saved.
     """
     with checkpoint.opening(path) as file:
+        if "update" not in file.metadata:
+            raise Damaged(f"{path} is no state: expected one that train.dqn saved")
+        seed, own = file.metadata.get("seed"), str(trainer.config.seed)
+        require("seed", own, seed in (own, None), f"{seed}, of the run that saved {path}")
         saved, here = file.metadata.get("device"), trainer.generator.device.type
         require("device", here, here == saved, f"{saved}, on which the run was saved")
         ranks, had = str(distributed.world()), file.metadata.get("processes", "1")
