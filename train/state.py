@@ -24,8 +24,11 @@ NUMBERS = ("update", "transitions", "seconds", "best")  # beside the tensors
 
 
 def parts(trainer: Trainer) -> dict[str, Replay | Collector | Optimiser]:
-    own = trainer.replay, trainer.collector, trainer.optimiser
-    return dict(zip(("replay", "collector", "optimiser"), own, strict=True))
+    return {
+        "replay": trainer.replay,
+        "collector": trainer.collector,
+        "optimiser": trainer.optimiser,
+    }
 
 
 def tensors(trainer: Trainer) -> dict[str, Tensor]:
