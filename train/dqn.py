@@ -155,7 +155,11 @@ def tell(run: Run) -> int:
     if trainer.update < config.updates:
         ranks = str(distributed.world())
         on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == ranks
-        job = f"torchrun --nproc-per-node {ranks}" if on_one_machine else f"{ranks} processes of"
+        job = (
+            f"torchrun --nproc-per-node {ranks}"
+            if on_one_machine
+            else f"{ranks} processes of python"
+        )
         start = "python" if alone else job
         print(
             f"stopped at update {trainer.update} of {config.updates}; saved. Continue with: "
