@@ -78,5 +78,5 @@ def engine_shape(config: HRMConfig) -> Shape:
     return Shape(
         config.cells, config.width, config.heads, config.inner_width, config.actions,
         config.vocab_size, config.h_layers, config.l_layers, config.h_cycles, config.l_cycles,
-        config.q_token, "learned" in config.positions,
+        "learned" in config.positions,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 Positions = Literal["rope", "rope2d", "learned", "rope2d+learned"]
 PositionStart = Literal["random", "sincos"]
-QToken = Literal["last", "agent", "mean"]
+QToken = Literal["last", "agent", "mean", "goal"]
 CarryMode = Literal["reset", "carry", "full"]
 Kernels = Literal["auto", "reference", "triton", "cuda", "cpu"]
 DType = Literal["float32", "bfloat16"]
@@ -60,7 +60,8 @@ class HRMConfig:
     rope_base: float = 10000.0
     """Base of the rotation's frequencies; small boards want a small one."""
     q_token: QToken = "last"
-    """Token that the Q values are read from: the last, the agent's ('@'), or the mean of all."""
+    """Token that the Q values are read from: the last, the agent's ('@'), the mean of all, or the
+    goal's ('>'), which is then hidden from the model: one pass values every cell as the goal."""
     carry: CarryMode = "carry"
     """What one decision hands to the next: nothing, the last token's z, or every token's z."""
     zero_head: bool = False
@@ -109,8 +110,11 @@ class HRMConfig:
             bad(
                 "expansion", self.expansion, f"at most {widest // self.width} at width {self.width}"
             )
-        if self.q_token == "agent" and self.vocab_size <= AGENT:
-            bad("vocab", self.vocab, f"more than {AGENT}, the agent's code")
+        code = MARKS.get(self.q_token, -1)
+        if self.vocab_size <= code:
+            bad("vocab", self.vocab, f"more than {code}, the {self.q_token}'s code")
+        if self.halting and self.q_token == "goal":
+            bad("halting", self.halting, "False with q_token 'goal'")
 
     @property
     def tokens(self) -> int:
@@ -148,7 +152,7 @@ class HRMConfig:
         return shapes | halting
 
 
-AGENT = ord("@")
+MARKS = {"agent": ord("@"), "goal": ord(">")}  # the tokens that Q may be read from
 LEAST_BASE = 1e-6  # beyond it and its inverse, angles overflow or are all alike
 
 

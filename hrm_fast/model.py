@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hrm_fast.backend import Backend
-from hrm_fast.config import AGENT, HRMConfig, check_count
+from hrm_fast.config import MARKS, HRMConfig, check_count
 from hrm_fast.layers import (
     Block,
     BlockWeights,
@@ -24,9 +24,12 @@ from hrm_fast.layers import (
     weight,
 )
 from kernels.attention_block import Rope
-from kernels.cpu import Engine, Keep
+from kernels.cpu import Engine, Keep, Start
 from kernels.cuda import Decider
 from kernels.ops import Ops
+
+
+GOAL, START, FLOOR = (ord(mark) for mark in "><.")
 
 
 class Carry(NamedTuple):
@@ -136,7 +139,8 @@ class HRM(nn.Module):
         """
         if engine := self._fused():
             self._check(carry, tokens)
-            q, z_H, z_L = engine.segment(self._in_order(), tokens, *carry)
+            q, z_H, z_L = engine.segment(self._in_order(), *self._inputs(carry, tokens))
+            q = self._activated(q)
         else:
             z_H, z_L = self.think(carry, tokens)
             q = self.q_values(z_H, tokens)
@@ -146,7 +150,8 @@ class HRM(nn.Module):
         """q of `segment`, float32 [B, A], where nobody goes on from its carry."""
         self._check(carry, tokens)
         if engine := self._fused():
-            return engine.segment(self._in_order(), tokens, *carry, keep="none")[0]
+            given = self._inputs(carry, tokens)
+            return self._activated(engine.segment(self._in_order(), *given, keep="none")[0])
         rows = self._q_rows(tokens)
         z_H = self._think(carry, tokens, rows).z_H
         return self._head(z_H.mean(1) if rows is None else z_H[:, 0])
@@ -160,28 +165,34 @@ class HRM(nn.Module):
         weight: torch.Tensor | None = None,
         last: bool = False,
     ) -> tuple[Carry, torch.Tensor, torch.Tensor]:
-        """`segment` and its TD loss (`kernels.td_loss`): carry, q, loss.
+        """`segment` and a loss on the values of a_tm1, int64 [B]: carry, q, loss.
 
+        target float32 [B]: `kernels.td_loss`. target and weight float32 [B, cells]:
+        `kernels.goal_loss`, on every cell's values (q_token "goal").
         last: nobody goes on from the carry, which is then the one that came in.
         """
         self._check(carry, tokens)
         if engine := self._fused():
             keep: Keep = "none" if last else "states"
             loss, q, z_H, z_L = engine.td_segment(
-                self._in_order(), tokens, *carry, a_tm1, target, weight, keep
+                self._in_order(), *self._inputs(carry, tokens), a_tm1, target, weight, keep
             )
-            return carry if last else Carry(z_H, z_L), q, loss
+            return carry if last else Carry(z_H, z_L), self._activated(q), loss
+        if weight is not None:
+            z_H, z_L = self.think(carry, tokens)
+            loss = self.ops.goal_loss(z_H, self.q_head, a_tm1, target, weight)
+            return Carry(z_H.detach(), z_L.detach()), self.q_values(z_H.detach(), tokens), loss
         if last:
             q = self.segment_q(carry, tokens)
         else:
             carry, q = self.segment(carry, tokens)
-        return carry, q, self.ops.td_loss(q, a_tm1, target, weight)
+        return carry, q, self.ops.td_loss(q, a_tm1, target)
 
     def think(self, carry: Carry, tokens: torch.Tensor) -> Carry:
         """The states of `segment` with their gradient, for losses on other heads than Q."""
         self._check(carry, tokens)
         if engine := self._fused():
-            return Carry(*engine.segment(self._in_order(), tokens, *carry)[1:])
+            return Carry(*engine.segment(self._in_order(), *self._inputs(carry, tokens))[1:])
         return self._think(carry, tokens)
 
     @torch.no_grad()
@@ -204,16 +215,27 @@ class HRM(nn.Module):
         segments = self.config.segments if segments is None else segments
         check_count("segments", segments)
         if engine := self._fused():
-            q, z_H, z_L = engine.decide(self._in_order(), tokens, *carry, segments)
-            return q, Carry(z_H, z_L)
+            q, z_H, z_L = engine.decide(self._in_order(), *self._inputs(carry, tokens), segments)
+            return self._activated(q), Carry(z_H, z_L)
         if decider := self._decider():
             packed = decider.pack(self._in_order())
-            q, z_H, z_L = decider.decide(packed, tokens, *carry, segments)
-            return q, Carry(z_H, z_L)
+            q, z_H, z_L = decider.decide(packed, *self._inputs(carry, tokens), segments)
+            return self._activated(q), Carry(z_H, z_L)
         e, arithmetic = self.embedding(tokens), self._arithmetic()
         for _ in range(segments):
             carry = self._segment(carry, e, arithmetic)
         return self.q_values(carry.z_H, tokens), carry
+
+    @torch.no_grad()
+    def goal_values(
+        self,
+        tokens: torch.Tensor,
+        seed: Carry | tuple[torch.Tensor, torch.Tensor] | None = None,
+        segments: int | None = None,
+    ) -> torch.Tensor:
+        """Q values float32 [B, cells, A] of every cell as the goal, as `decide` reads them of one."""
+        z_H = self.decide(tokens, seed, segments)[1].z_H
+        return self._head(z_H[:, 1:])
 
     @torch.no_grad()
     def act(self, tokens: torch.Tensor, seed: Carry) -> tuple[torch.Tensor, Carry]:
@@ -227,15 +249,17 @@ class HRM(nn.Module):
         carry = self.carry_from(seed)
         self._check(carry, tokens)
         if engine := self._fused():
-            given = (self._in_order(), tokens, *carry, self.config.segments)
+            given = (self._in_order(), *self._inputs(carry, tokens), self.config.segments)
             if self.config.carry == "reset":
-                return engine.decide(*given, "none")[0], seed
+                return self._activated(engine.decide(*given, "none")[0]), seed
             q, z_H, z_L = engine.decide(*given, "last")
-            return q, Carry(z_H, z_L)
+            return self._activated(q), Carry(z_H, z_L)
         if decider := self._decider():
             keep: Keep = "none" if self.config.carry == "reset" else "last"
             packed = decider.pack(self._in_order())
-            q, z_H, z_L = decider.decide(packed, tokens, *carry, self.config.segments, keep)
+            given = (*self._inputs(carry, tokens), self.config.segments)
+            q, z_H, z_L = decider.decide(packed, *given, keep)
+            q = self._activated(q)
             return q, seed if keep == "none" else Carry(z_H, z_L)
         rows = self._q_rows(tokens)
         if rows is None:
@@ -252,8 +276,10 @@ class HRM(nn.Module):
     def embedding(self, tokens: torch.Tensor) -> torch.Tensor:
         """e [B, T, D] of tokens uint8 [B, cells]: sqrt(D) * [puzzle, embed(tokens)].
 
-        With learned positions sqrt(D / 2) * ([puzzle, embed(tokens)] + position).
+        With learned positions sqrt(D / 2) * ([puzzle, embed(tokens)] + position). Of marks that
+        are hidden from the model it shows nothing.
         """
+        tokens = self._shown(tokens)
         scale = self.config.width**0.5 if self.position is None else (self.config.width / 2) ** 0.5
         return self.ops.embedding(tokens, self.embed, self.puzzle, self.position, scale, self.dtype)
 
@@ -268,13 +294,29 @@ class HRM(nn.Module):
         """int64 [B, 1]: the token that Q is read from; None: the mean of all."""
         if self.config.q_token == "mean":
             return None
-        if self.config.q_token == "agent":
-            at = (tokens == AGENT).to(torch.uint8).argmax(1, keepdim=True)
+        if code := MARKS.get(self.config.q_token):
+            at = (tokens == code).to(torch.uint8).argmax(1, keepdim=True)
             return at + 1  # the puzzle token is 0
         return torch.full((len(tokens), 1), self.config.cells, device=tokens.device)
 
     def _head(self, z: torch.Tensor) -> torch.Tensor:
-        return F.linear(z.to(self.q_head.dtype), self.q_head)
+        return self._activated(F.linear(z.to(self.q_head.dtype), self.q_head))
+
+    def _activated(self, logits: torch.Tensor) -> torch.Tensor:
+        """With q_token "goal" a value is a probability, discounted: of ever getting there."""
+        return logits.sigmoid() if self.config.q_token == "goal" else logits
+
+    def _shown(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The board as the model sees it: with q_token "goal" without goal and start mark."""
+        if self.config.q_token != "goal":
+            return tokens
+        return tokens.masked_fill((tokens == GOAL) | (tokens == START), FLOOR)
+
+    def _inputs(self, carry: Carry, tokens: torch.Tensor) -> Start:
+        """What the fused back ends are given: tokens, z_H, z_L, and the tokens to read."""
+        rows = self._q_rows(tokens)
+        read = None if rows is None else rows[:, 0].to(torch.int32)
+        return self._shown(tokens), *carry, read
 
     def halt_logits(self, carry: Carry) -> torch.Tensor:
         """(halt, continue) logits float32 [B, 2], read from z_H of the puzzle token.
@@ -289,7 +331,8 @@ class HRM(nn.Module):
         begun = decider is not None and config.h_cycles * config.l_cycles > 1
         if decider and begun:
             packed = decider.pack(self._in_order())
-            carry = Carry(*decider.decide(packed, tokens, *carry, open=True)[1:])
+            given = self._inputs(carry, tokens)
+            carry = Carry(*decider.decide(packed, *given, open=True)[1:])
         return self._segment(carry, self.embedding(tokens), self._arithmetic(), rows, begun)
 
     def _segment(

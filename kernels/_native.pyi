@@ -40,7 +40,6 @@ class Engine:
         l_layers: int,
         h_cycles: int,
         l_cycles: int,
-        q_token: str,  # last, agent, mean
         learned: bool,  # positions among the parameters
         cos: int,  # read now, float32 [T, K]; 0: no rotation
         sin: int,
@@ -61,6 +60,7 @@ class Engine:
         z_L: int,
         board: int,
         token: int,
+        read: int,  # read, int32 [B], the token Q is read from; 0: the mean. IndexError: no token
         segments: int,
         q: int,  # written, float32 [B, A]
         new_H: int,  # written, float32 [B, T, D], or [B, D] with last_only; 0: none
@@ -76,9 +76,10 @@ class Engine:
         z_L: int,
         board: int,
         token: int,
-        action: int,  # read, int64 [B]; 0: no TD error. IndexError: not an action
-        target: int,  # read, float32 [B]
-        weight: int,  # read, float32 [B]; 0: all 1
+        read: int,
+        action: int,  # read, int64 [B]; 0: no loss. IndexError: not an action
+        target: int,  # read, float32 [B], or [B, cells] with weight
+        weight: int,  # read, float32 [B, cells]: the loss on all goals; 0: the TD loss
         d_q: int,  # read, float32 [B, A]; 0: none
         d_H: int,  # read, float32 [B, T, D]; 0: none
         d_L: int,
@@ -104,7 +105,6 @@ class Decider:
         l_layers: int,
         h_cycles: int,
         l_cycles: int,
-        q_token: str,  # last, agent, mean
         bf16: bool,
     ) -> None: ...
     def plan(
@@ -129,6 +129,7 @@ class Decider:
         z_L: int,
         board: int,
         token: int,
+        read: int,  # read, int32 [B], the token Q is read from; 0: the mean; none of T: NaN
         segments: int,
         open: bool,  # leave out the last call of L and the last of H
         q: int,  # written, float32 [B, A]; 0: none

@@ -3,12 +3,12 @@
     e = scale * ([puzzle, embed(tokens)] + position)
     for h in H_cycles:  for l in L_cycles:  z_L = L(z_L + z_H + e)      blocks: attention_block.py,
                         z_H = H(z_H + z_L)                              swiglu_block.py
-    q = head z_H[read]
+    q = head z_H[read], or with read None head mean(z_H)
 
     tokens    uint8 [B, cells]    z_H, z_L  float32 [B, T, D], T = cells + 1
-    q         float32 [B, A]      parameters  embed [V, D], position [T, D] (where learned),
-                                  puzzle [D], qkv, out, gate_up, down of each block of L, then of H,
-                                  head [A, D]; float32
+    q         float32 [B, A]      read         int32 [B], a token each
+    parameters  embed [V, D], position [T, D] (where learned), puzzle [D], qkv, out, gate_up, down of
+                each block of L, then of H, head [A, D]; float32
 
 The gradient is the one-step gradient: it goes through the last call of L and the last call of H,
 into the parameters, never into the states. The reference is `hrm_fast.HRM` with
@@ -29,6 +29,7 @@ from kernels.attention_block import Rope
 from kernels.native import _native, ptr
 
 Keep = Literal["states", "last", "none"]
+Start = tuple[Tensor, Tensor, Tensor, Tensor | None]  # tokens, z_H, z_L, read
 
 
 class Shape(NamedTuple):
@@ -44,7 +45,6 @@ class Shape(NamedTuple):
     l_layers: int
     h_cycles: int
     l_cycles: int
-    q_token: Literal["last", "agent", "mean"]
     learned: bool
 
     def parameters(self) -> list[tuple[int, ...]]:
@@ -98,6 +98,7 @@ class Engine:
         tokens: Tensor,
         z_H: Tensor,
         z_L: Tensor,
+        read: Tensor | None = None,
         segments: int = 1,
         keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,7 +111,7 @@ class Engine:
         new_H, new_L = self._states(B, keep)
         self.native.decide(
             self._addresses(parameters),
-            *self._start(tokens, z_H, z_L),
+            *self._start(tokens, z_H, z_L, read),
             segments,
             q.data_ptr(),
             *_addresses((new_H, new_L)),
@@ -129,10 +130,11 @@ class Engine:
         tokens: Tensor,
         z_H: Tensor,
         z_L: Tensor,
+        read: Tensor | None = None,
         keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor]:
         """q and the new states [B, T, D] of one segment, differentiable in the parameters."""
-        return _Segment.apply(self, tokens, *_alike(z_H, z_L), keep, *parameters)
+        return _Segment.apply(self, (tokens, *_alike(z_H, z_L), read), keep, *parameters)
 
     def td_segment(
         self,
@@ -140,30 +142,32 @@ class Engine:
         tokens: Tensor,
         z_H: Tensor,
         z_L: Tensor,
+        read: Tensor | None,
         a_tm1: Tensor,
         target: Tensor,
         weight: Tensor | None = None,
         keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One segment and its TD loss mean(weight * (q[a_tm1] - target)^2): loss, q, new states.
+        """One segment and a loss on the values of a_tm1, int64 [B]: loss, q, new states.
 
-        a_tm1 int64 [B], target and weight float32 [B]. Only the loss is differentiable; its
-        gradient is made at once, while a board's activations are still in the cache.
+        target float32 [B]: mean((q[a_tm1] - target)^2). target and weight float32 [B, cells]: the
+        loss of `kernels.goal_loss`, at every cell. Only the loss is differentiable; its gradient is
+        made at once, while a board's activations are still in the cache.
         """
-        start, states = (tokens, *_alike(z_H, z_L)), self._states(len(tokens), keep)
+        start, states = (tokens, *_alike(z_H, z_L), read), self._states(len(tokens), keep)
         loss, q = _TDSegment.apply(self, start, (a_tm1, target, weight), states, *parameters)
         return loss, q, *states
 
     def gradient(
         self,
         parameters: Sequence[Tensor],
-        start: tuple[Tensor, Tensor, Tensor],
+        start: Start,
         td: tuple[Tensor, Tensor, Tensor | None] | None,
         upstream: tuple[Tensor | None, Tensor | None, Tensor | None],
         states: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[float, Tensor, Tensor]:
         """Loss, q and one flat gradient of all parameters, of a segment that starts from
-        (tokens, z_H, z_L), pulled by (a_tm1, target, weight) or by the gradients (q, z_H, z_L).
+        (tokens, z_H, z_L, read), pulled by (a_tm1, target, weight) or by the gradients (q, z_H, z_L).
         The new states are written to `states` where there are any."""
         B, shape = len(start[0]), self.shape
         if B == 0:
@@ -173,8 +177,9 @@ class Engine:
         action = target = weight = 0
         if td is not None:
             action = ptr("a_tm1", td[0], torch.int64, B)
-            target = ptr("target", td[1], torch.float32, B)
-            weight = 0 if td[2] is None else ptr("weight", td[2], torch.float32, B)
+            size = (B,) if td[2] is None else (B, shape.cells)
+            target = ptr("target", td[1], torch.float32, *size)
+            weight = 0 if td[2] is None else ptr("weight", td[2], torch.float32, *size)
         loss = self.native.gradient(
             self._addresses(parameters),
             *self._start(*start),
@@ -198,7 +203,9 @@ class Engine:
         ]
         return found if self.shape.learned else [found[0], 0, *found[1:]]
 
-    def _start(self, tokens: Tensor, z_H: Tensor, z_L: Tensor) -> tuple[int, ...]:
+    def _start(
+        self, tokens: Tensor, z_H: Tensor, z_L: Tensor, read: Tensor | None
+    ) -> tuple[int, ...]:
         B, T, D = len(tokens), self.shape.cells + 1, self.shape.width
         address = ptr("tokens", tokens, torch.uint8, B, self.shape.cells)
         for name, z in (("z_H", z_H), ("z_L", z_L)):
@@ -206,7 +213,8 @@ class Engine:
                 found = f"{z.dtype} {list(z.shape)} on {z.device}"
                 raise ValueError(f"{name} is {found}: expected torch.float32 {[B, T, D]} on cpu")
         board, token, _ = z_H.stride()
-        return B, address, z_H.data_ptr(), z_L.data_ptr(), board, token
+        rows = 0 if read is None else ptr("read", read, torch.int32, B)
+        return B, address, z_H.data_ptr(), z_L.data_ptr(), board, token, rows
 
 
 class _Segment(torch.autograd.Function):
@@ -216,23 +224,21 @@ class _Segment(torch.autograd.Function):
     def forward(
         ctx: Any,
         engine: Engine,
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
+        start: Start,
         keep: Keep,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.engine = engine
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(tokens, z_H, z_L, *parameters)
-        return engine.decide(parameters, tokens, z_H, z_L, 1, keep)
+        ctx.save_for_backward(*start, *parameters)
+        return engine.decide(parameters, *start, 1, keep)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        tokens, z_H, z_L, *parameters = ctx.saved_tensors
+        tokens, z_H, z_L, read, *parameters = ctx.saved_tensors
         pulls = tuple(None if g is None else g.contiguous() for g in upstream)
-        _, _, flat = ctx.engine.gradient(parameters, (tokens, z_H, z_L), None, pulls)
-        return None, None, None, None, None, *ctx.engine.split(flat)
+        _, _, flat = ctx.engine.gradient(parameters, (tokens, z_H, z_L, read), None, pulls)
+        return None, None, None, *ctx.engine.split(flat)
 
 
 class _TDSegment(torch.autograd.Function):
@@ -240,7 +246,7 @@ class _TDSegment(torch.autograd.Function):
     def forward(
         ctx: Any,
         engine: Engine,
-        start: tuple[Tensor, Tensor, Tensor],
+        start: Start,
         td: tuple[Tensor, Tensor, Tensor | None],
         states: tuple[Tensor, Tensor],
         *parameters: Tensor,

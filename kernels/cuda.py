@@ -86,6 +86,7 @@ class Decider:
         tokens: Tensor,
         z_H: Tensor,
         z_L: Tensor,
+        read: Tensor | None = None,
         segments: int = 1,
         keep: Keep = "states",
         open: bool = False,
@@ -94,7 +95,8 @@ class Decider:
         none (empty tensors).
 
         open: without the last call of L and the last of H of the last segment, the two that carry
-        gradient; q is then empty. A code in `tokens` beyond the vocabulary makes that board NaN.
+        gradient; q is then empty. read int32 [B]: the token that Q is read from, None: the mean of
+        all; one that there is not makes q NaN. A code in `tokens` beyond the vocabulary makes that board NaN.
         """
         shape, device = self.shape, packed.head.device
         B, T, D = len(tokens), shape.cells + 1, shape.width
@@ -102,6 +104,7 @@ class Decider:
         z_H, z_L = (self._state(n, z, B, device) for n, z in (("z_H", z_H), ("z_L", z_L)))
         if z_H.stride() != z_L.stride():
             z_H, z_L = z_H.contiguous(), z_L.contiguous()
+        rows = 0 if read is None else ptr("read", read, torch.int32, B, device=device)
         q = torch.empty((0,) if open else (B, shape.actions), device=device)
         size = {"states": (B, T, D), "last": (B, D), "none": (0,)}[keep]
         new_H, new_L = (torch.empty(size, dtype=self.dtype, device=device) for _ in range(2))
@@ -119,6 +122,7 @@ class Decider:
                 workspace=workspace.data_ptr(), **self._addresses(packed), rope=_address(rope),
                 size=B, tokens=address,
                 z_H=z_H.data_ptr(), z_L=z_L.data_ptr(), board=z_H.stride(0), token=z_H.stride(1),
+                read=rows,
                 segments=segments, open=open, q=0 if open else q.data_ptr(),
                 new_H=new_H.data_ptr(), new_L=new_L.data_ptr(), last_only=keep == "last",
             )  # fmt: skip

@@ -8,6 +8,7 @@ from torch import Tensor
 from kernels.attention_block import attention_block_reference
 from kernels.embedding import embedding_reference
 from kernels.epsilon_greedy import epsilon_greedy_reference
+from kernels.goal_loss import goal_loss_reference
 from kernels.swiglu_block import swiglu_block_reference
 from kernels.td_loss import td_loss_reference
 
@@ -22,6 +23,7 @@ class Ops(NamedTuple):
     attention_block: Callable[..., Tensor]
     swiglu_block: Callable[..., Tensor]
     td_loss: Callable[..., Tensor]
+    goal_loss: Callable[..., Tensor]
     epsilon_greedy: Callable[..., Tensor]
     update: Callable[..., None] | None  # kernels.triton.adam_atan2; None: no single op does it all
 
@@ -31,6 +33,7 @@ REFERENCE = Ops(
     attention_block_reference,
     swiglu_block_reference,
     td_loss_reference,
+    goal_loss_reference,
     epsilon_greedy_reference,
     None,
 )

@@ -24,17 +24,23 @@ from train import config as configs
 from train.config import SEED_LIMIT, require
 
 FACTORS: dict[str, tuple[object, ...]] = {
-    "dqn.n-step": (1, 3, 5),
-    "dqn.priority": (0.0, 0.4, 0.6),
-    "dqn.relabel": (0.0, 0.25, 0.5),
-    "dqn.target-decay": (0.98, 0.99, 0.995),
-    "dqn.replay-size": (20_000, 100_000, 400_000),
-    "dqn.num-mazes": (32, 64, 128, 256),
+    "dqn.gamma": (0.9, 0.95, 0.97),
+    "dqn.hindsight": (0, 15, 30, 60),
+    "dqn.target-decay": (0.95, 0.98, 0.99),
+    "dqn.epsilon-end": (0.05, 0.1, 0.2),
+    "dqn.num-mazes": (16, 32, 64, 128),
     "dqn.batch-size": (32, 64, 128),
+    "dqn.replay-size": (20_000, 100_000),
+    "dqn.learning-rate": (1.5e-3, 3e-3, 6e-3),
+    "dqn.final-learning-rate": (0.0, 0.1, 1.0),
+    "dqn.muon-learning-rate": (0.0, 0.01, 0.02, 0.04),
+    "dqn.max-grad-norm": (0.0, 1.0),
     "hrm.segments": (1, 2),
     "hrm.h-cycles": (1, 2),
     "hrm.l-cycles": (1, 2, 4),
-    "hrm.q-token": ("agent", "last", "mean"),
+    "hrm.h-layers": (1, 2, 3),
+    "hrm.l-layers": (1, 2, 3),
+    "hrm.q-token": ("goal", "agent", "last", "mean"),
     "hrm.positions": ("rope", "rope2d", "learned", "rope2d+learned"),
     "hrm.position-start": ("random", "sincos"),
     "hrm.carry": ("reset", "carry", "full"),
@@ -54,10 +60,11 @@ VARIANTS: dict[str, list[str]] = {"base": []} | {
     for name, values in FACTORS.items()
     for value in values
 }
-for decisions in (1, 4):  # of a stored z, so it goes with Carry
-    VARIANTS[f"carry-refresh-{decisions}"] = [
-        *flags("hrm.carry", "carry"),
-        *flags("dqn.refresh", decisions),
+for width in (32, 48, 64):  # heads of 16 numbers, inner twice the width
+    VARIANTS[f"width-{width}"] = [
+        *flags("hrm.width", width),
+        *flags("hrm.heads", width // 16),
+        *flags("hrm.inner", 2 * width),
     ]
 LEVELS = (0.5, 0.9, 0.95, 0.99)  # shares of solved episodes whose first crossing is told
 

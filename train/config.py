@@ -71,14 +71,28 @@ def fit_model_to_board(config: Config) -> Config:
     env, hrm, vocab = config.env, config.hrm, config.hrm.vocab
     if isinstance(env, GymSpec):
         highest, vocab = env.vocab - 1, vocab or env.vocab
-        relabel, why = config.dqn.relabel, "0 where env is no maze: its goal cannot be redrawn"
-        require("dqn.relabel", relabel, relabel == 0, why)
         require("hrm.vocab", vocab, vocab > highest, f"more than {highest}")
     else:
         highest = ord("|")  # of the codes on a board
         require("hrm.vocab", vocab, hrm.vocab_size > highest, f"more than {highest}")
+    _check_goals(config)
     fitted = replace(hrm, cells=env.cells, columns=env.cols, actions=env.actions, vocab=vocab)
     return replace(config, hrm=fitted)
+
+
+def _check_goals(config: Config) -> None:
+    """ValueError: what does not go with the values of all goals, or only with them."""
+    env, dqn, q_token = config.env, config.dqn, config.hrm.q_token
+    if q_token != "goal":
+        why = "0 unless hrm.q-token is 'goal', whose values it bounds"
+        return require("dqn.hindsight", dqn.hindsight, dqn.hindsight == 0, why)
+    is_shown = isinstance(env, MazeSpec) and env.view_radius is None
+    why = "'agent', 'last' or 'mean' where no goal is to be seen on the whole board"
+    require("hrm.q-token", q_token, is_shown, why)
+    why = "with hrm.q-token 'goal'"
+    require("dqn.n-step", dqn.n_step, dqn.n_step == 1, f"1 {why}")
+    terminal = dqn.timeout_is_terminal
+    require("dqn.timeout-is-terminal", terminal, not terminal, f"False {why}")
 
 
 def in_gym(start: Config, asked: str) -> Config:
@@ -89,7 +103,8 @@ def in_gym(start: Config, asked: str) -> Config:
         return start
     require("env", asked, not start.resume, "none, as the run began in a maze")
     hrm = replace(start.hrm, q_token="mean", cells=1, columns=1)  # nobody says that there is an '@'
-    return replace(start, env=spec, hrm=hrm, dqn=replace(start.dqn, relabel=0.0), eval_episodes=64)
+    dqn = GYM_DQN if start.hrm.q_token == "goal" else start.dqn
+    return replace(start, env=spec, hrm=hrm, dqn=dqn, eval_episodes=64)
 
 
 def maze_of(config: Config) -> MazeSpec:
@@ -116,27 +131,43 @@ PAPER_DTYPE: DType = "bfloat16" if torch.cuda.is_available() else "float32"
 # What learns soonest on a CPU: docs/learning.md has the study behind every value.
 SMALL_HRM = HRMConfig(
     columns=13,
-    width=32,
-    inner=64,
-    h_layers=1,
-    l_layers=1,
+    width=48,
+    heads=3,
+    inner=96,
+    h_layers=2,
+    l_layers=2,
     h_cycles=1,
-    l_cycles=2,
+    l_cycles=1,
     segments=1,
     positions="rope2d+learned",
     position_start="sincos",
     rope_base=100.0,
-    q_token="agent",
+    q_token="goal",
     carry="reset",
     zero_head=True,
 )
-SOON = DQNConfig(
+GOALS_DQN = DQNConfig(
+    num_mazes=32,
+    batch_size=64,
+    replay_size=100_000,
+    hindsight=30,
+    epsilon_end=0.1,
+    epsilon_updates=500,
+    target_decay=0.98,
+    learning_rate=3e-3,
+    warmup_updates=200,
+    final_learning_rate=0.1,
+    beta2=0.99,
+    muon_learning_rate=0.02,
+    max_grad_norm=1.0,
+    averaged=True,
+)
+# Environments without a drawn goal.
+GYM_DQN = DQNConfig(
     num_mazes=64,
     batch_size=128,
     replay_size=100_000,
     n_step=3,
-    priority=0.6,
-    relabel=0.5,
     epsilon_end=0.05,
     epsilon_updates=2_000,
     target_decay=0.99,
@@ -161,33 +192,33 @@ _PRESETS = (
     ),
     Config(
         preset="quick",
-        updates=8_000,
-        log_every=250,
-        eval_every=250,
-        save_every=4_000,
+        updates=1_500,
+        log_every=100,
+        eval_every=100,
+        save_every=1_000,
         env=MazeSpec(map=SMALL_FOUR_ROOMS, closed_doors=1, max_steps=40),
-        hrm=SMALL_HRM,
-        dqn=SOON,
+        hrm=replace(SMALL_HRM, h_layers=1, l_layers=1),
+        dqn=replace(GOALS_DQN, hindsight=20, epsilon_updates=200),
     ),
     Config(
         preset="four-rooms",
-        updates=6_000,
-        log_every=500,
-        eval_every=500,
-        save_every=3_000,
+        updates=3_000,
+        log_every=250,
+        eval_every=250,
+        save_every=1_500,
         env=MazeSpec(map="four-rooms"),
         hrm=SMALL_HRM,
-        dqn=SOON,
+        dqn=GOALS_DQN,
     ),
     Config(
         preset="maze",
-        updates=10_000,
-        log_every=500,
-        eval_every=500,
-        save_every=2_500,
+        updates=3_000,
+        log_every=250,
+        eval_every=250,
+        save_every=1_500,
         env=MazeSpec(crop_wall=True),
-        hrm=replace(SMALL_HRM, h_layers=2, l_layers=2, l_cycles=4),
-        dqn=replace(SOON, epsilon_updates=3_000, priority=0.0),
+        hrm=SMALL_HRM,
+        dqn=GOALS_DQN,
     ),
 )
 
@@ -218,9 +249,6 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
             asked, kept = getattr(config, name), getattr(start, name)
             require(name.replace("_", "-"), asked, asked == kept, f"{kept!r}, as the run began")
     fitted = fit_model_to_board(config)
-    refresh, carry = config.dqn.refresh, config.hrm.carry
-    why = "0 where hrm.carry is 'reset': no z is stored"
-    require("dqn.refresh", refresh, refresh == 0 or carry != "reset", why)
     for name in ("cells", "columns", "actions"):
         asked, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
         good = asked in (right, getattr(start.hrm, name))
@@ -244,8 +272,6 @@ def choose_device(name: str) -> torch.device:
 def use_deterministic_algorithms(config: Config, device: torch.device) -> None:
     """ValueError: what is asked for has no deterministic algorithm on a GPU."""
     if device.type == "cuda":
-        priority, why = config.dqn.priority, "0, since drawing by priority is not deterministic"
-        require("dqn.priority", priority, priority == 0, f"{why} on a GPU")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -21,12 +21,11 @@ from train.collect import Collector
 from train.config import Config
 from train.graph import Graphs
 from train.halting import best_action, segment_with_halting
-from train.hindsight import Relabel
 from train.log import PhaseClock
 from train.optimiser import Optimiser
 from train.replay import Replay, Transition
 from train.run import Run, choose_folder
-from train.targets import epsilon_at, refresh, relabel_at, td_target
+from train.targets import epsilon_at, target_of
 
 
 class Learned(NamedTuple):
@@ -35,7 +34,7 @@ class Learned(NamedTuple):
     loss: Tensor  # float32 []; of the last segment
     q: Tensor  # float32 []; mean
     batch: Transition
-    y: Tensor  # float32 [B]
+    y: Tensor  # float32 [B], or [B, cells] of every goal
 
 
 class Trainer:
@@ -65,8 +64,7 @@ class Trainer:
             self.collect()
             self.transitions += dqn.num_mazes
         updates = min(self.config.hrm.segments, self.config.updates - self.update)
-        relabels = dqn.relabel > 0 and self.update < dqn.epsilon_updates
-        self.learned = learned = self.learn(updates, relabels)
+        self.learned = learned = self.learn(updates)
         self.update += updates
         self.transitions += dqn.num_mazes
         return learned.loss, learned.q
@@ -78,24 +76,21 @@ class Trainer:
         asked = config.cuda_graph and not config.deterministic and distributed.world() == 1
         return asked and mazes.is_resident and counts
 
-    def _learn(self, updates: int, relabels: bool) -> Learned:
+    def _learn(self, updates: int) -> Learned:
         """The cycle itself. Where the fused optimiser counts, nothing here needs the host."""
         dqn, phase = self.config.dqn, self.phase
         with phase("collect"):
             self.collect()
         with phase("sample"):
-            share = relabel_at(dqn, self.optimiser.done)
-            relabel = Relabel(share, self.hrm.start_seed(dqn.batch_size)) if relabels else None
-            batch = self.replay.sample(dqn.batch_size, self.generator, relabel)
+            batch = self.replay.sample(dqn.batch_size, self.generator)
         with phase("target"):
-            batch = refresh(self.target, batch, dqn.refresh)
-            y = td_target(self.target, batch)  # [B]
+            y, weight = target_of(self.target, batch, dqn.gamma)
             best = best_action(self.target, batch) if self.hrm.config.halting else None
         carry = self.hrm.carry_from(batch.seed_tm1)
         for s in range(updates):
             with phase("segment"):
                 if best is None:
-                    td = batch.a_tm1, y, batch.weight
+                    td = batch.a_tm1, y, weight
                     last = s + 1 == self.config.hrm.segments
                     carry, q, loss = self.hrm.td_segment(carry, batch.s_tm1, *td, last)
                 else:
@@ -103,8 +98,7 @@ class Trainer:
             with phase("backward"):
                 loss.backward()
             with phase("optimiser"):
-                self.optimiser.step(self.update + s)
-        self.replay.prioritise(batch, q.detach(), y)
+                self.optimiser.step()
         return Learned(loss.detach(), q.detach().mean(), batch, y)
 
     def collect(self) -> None:

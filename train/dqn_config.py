@@ -12,11 +12,12 @@ MOST = 10**12  # of what is counted
 DQN_RANGES: dict[str, tuple[float, float]] = {  # those not named here: 0 to 1
     **dict.fromkeys(("num_mazes", "batch_size"), (1, 2**20)),
     **dict.fromkeys(("replay_size", "learning_starts"), (1, MOST)),
-    **dict.fromkeys(("n_step", "relabel_reach"), (1, 1_000)),
-    "refresh": (0, 1_000),
+    "n_step": (1, 1_000),
+    "hindsight": (0, 1_000),
     "max_abs_reward": (0, MOST),
+    "max_grad_norm": (0, MOST),
     **dict.fromkeys(("epsilon_updates", "warmup_updates"), (0, MOST)),
-    **dict.fromkeys(("beta1", "beta2"), (0, 0.999999)),
+    **dict.fromkeys(("beta1", "beta2", "muon_momentum"), (0, 0.999999)),
 }
 
 
@@ -34,16 +35,9 @@ class DQNConfig:
     """Transitions that are collected before the first update."""
     n_step: int = 1
     """Rewards summed before the target bootstraps."""
-    priority: float = 0.0
-    """Power of the TD error by which transitions are drawn; 0 draws all of them alike."""
-    priority_correction: float = 0.4
-    """Power of the loss weights that make up for drawing by priority; 1 does so in full."""
-    relabel: float = 0.0
-    """Share of a batch that gets a cell reached later as its goal; 0 once epsilon has fallen."""
-    relabel_reach: int = 40
-    """Steps ahead, within the episode, from which such a goal is drawn."""
-    refresh: int = 0
-    """Decisions before a transition that the target network repeats for its z; 0 keeps the old."""
+    hindsight: int = 0
+    """Steps that the walk after a transition is looked at: the cells that it reaches bound the
+    values of those goals from below (hrm.q-token goal; 0: none)."""
     max_abs_reward: float = 1.0
     """Rewards are learned from as if they were at most this far from 0 (Mnih et al. clip them)."""
     gamma: float = 0.95
@@ -67,7 +61,13 @@ class DQNConfig:
     beta2: float = 0.999
     """Decay of the gradient's mean square."""
     weight_decay: float = 0.0
-    """AdamATan2's decoupled weight decay."""
+    """Decoupled weight decay of all but the puzzle token."""
+    muon_learning_rate: float = 0.0
+    """Learning rate of Muon for the matrices of the blocks; 0 leaves them to AdamATan2."""
+    muon_momentum: float = 0.95
+    """Decay of Muon's mean gradient."""
+    max_grad_norm: float = 0.0
+    """Scale the gradient of all weights down to this norm where it is longer; 0 never does."""
     puzzle_learning_rate: float = 1e-2
     """Learning rate of the puzzle token's sign-SGD."""
     puzzle_weight_decay: float = 0.1

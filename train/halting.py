@@ -28,4 +28,4 @@ def segment_with_halting(
         next_logits = hrm.halt_logits(hrm.think(detached, batch.s_tm1))
     is_last = torch.full_like(best, segment + 1 >= hrm.config.segments, dtype=torch.bool)
     halting = halting_loss(hrm.halt_logits(states), q.argmax(-1) == best, next_logits, is_last)
-    return detached, q, hrm.ops.td_loss(q, batch.a_tm1, y, batch.weight) + halting
+    return detached, q, hrm.ops.td_loss(q, batch.a_tm1, y) + halting

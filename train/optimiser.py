@@ -1,5 +1,5 @@
-"""One flat weight vector, its two optimisers (AdamATan2, and sign-SGD for the puzzle token), its
-learning-rate schedule and its moving average."""
+"""One flat weight vector, its optimisers (AdamATan2, sign-SGD for the puzzle token, and Muon for the
+blocks' matrices where asked for), its learning-rate schedule and its moving average."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 from hrm_fast import HRM
 from kernels.adam_atan2 import adam_atan2
+from kernels.muon import muon
 from train import distributed
-from train.config import Config
+from train.config import Config, DQNConfig
 
 
-def flatten(hrm: HRM) -> tuple[Tensor, Tensor]:
+def flatten(hrm: HRM, matrices: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
     """Move all parameters, and the gradients of those that have one, into two vectors [P].
 
-    The puzzle token's D numbers come last. The parameters become views, so whatever writes the
-    vector writes the model.
+    `matrices` come first and the puzzle token's D numbers last. The parameters become views, so
+    whatever writes the vector writes the model.
     """
-    parameters: list[nn.Parameter] = [p for p in hrm.parameters() if p is not hrm.puzzle]
-    parameters.append(hrm.puzzle)
+    apart = {id(p) for p in (*matrices, hrm.puzzle)}
+    parameters = [*matrices, *(p for p in hrm.parameters() if id(p) not in apart), hrm.puzzle]
     flat = torch.cat([p.detach().reshape(-1) for p in parameters])
     flat_grad = torch.zeros_like(flat)
     offset = 0
@@ -32,31 +33,42 @@ def flatten(hrm: HRM) -> tuple[Tensor, Tensor]:
     return flat, flat_grad
 
 
+def matrices_of(hrm: HRM, config: DQNConfig) -> list[nn.Parameter]:
+    """What Muon trains: the blocks' matrices, or nothing."""
+    return [*hrm.L.parameters(), *hrm.H.parameters()] if config.muon_learning_rate > 0 else []
+
+
 class Optimiser:
     """Owns the flat weights of the model and of its target network."""
 
     def __init__(self, hrm: HRM, target: HRM, config: Config) -> None:
         self.config = config
-        self.flat, self.grad = flatten(hrm)
-        self.target_flat, _ = flatten(target)
-        self.body = slice(0, self.flat.numel() - hrm.puzzle.numel())
+        matrices = matrices_of(hrm, config.dqn)
+        self.flat, self.grad = flatten(hrm, matrices)
+        self.target_flat, _ = flatten(target, matrices_of(target, config.dqn))
+        self.shapes = [p.shape for p in matrices[:4]]  # of one block
+        self.muon = slice(0, sum(p.numel() for p in matrices))
+        self.body = slice(self.muon.stop, self.flat.numel() - hrm.puzzle.numel())
         self.puzzle = slice(self.body.stop, self.flat.numel())
-        self.m = torch.zeros_like(self.flat[self.body])
-        self.v = torch.zeros_like(self.m)
+        self.m = torch.zeros_like(self.flat[: self.body.stop])
+        self.v = torch.zeros_like(self.flat[self.body])
         self.fused = hrm.ops.update
         self.done = torch.zeros(1, dtype=torch.int64, device=self.flat.device)  # updates so far
 
-    def share(self, update: int) -> float:
-        """Share of the learning rates at an update: linear warm-up, then a linear fall."""
-        dqn, updates = self.config.dqn, self.config.updates
-        if update < dqn.warmup_updates:
-            return (update + 1) / dqn.warmup_updates
-        done = (update - dqn.warmup_updates) / max(1, updates - dqn.warmup_updates)
-        return 1 - min(1.0, done) * (1 - dqn.final_learning_rate)
+    def share(self) -> Tensor:
+        """Share of the learning rates at the next update, float64 [1], on the device.
+
+        Linear warm-up, then a linear fall.
+        """
+        dqn, done = self.config.dqn, self.done.double()
+        rise = (done + 1) / max(1, dqn.warmup_updates)
+        fall = (done - dqn.warmup_updates) / max(1, self.config.updates - dqn.warmup_updates)
+        fallen = 1 - fall.clamp(max=1.0) * (1 - dqn.final_learning_rate)
+        return torch.where(done < dqn.warmup_updates, rise, fallen)
 
     @torch.no_grad()
-    def step(self, update: int) -> None:
-        """Update number `update` (from 0): weights, then target average; gradients back to 0.
+    def step(self) -> None:
+        """One update: weights, then target average; gradients back to 0.
 
         In a job the gradients' mean over the ranks counts: one all-reduce of the whole vector.
         DistributedDataParallel would copy it into buckets and back, to overlap a transfer that is
@@ -64,15 +76,20 @@ class Optimiser:
         or more would not go on bit for bit from a saved state.
         """
         distributed.average(self.grad)
+        if self.config.dqn.max_grad_norm > 0:
+            norm = self.grad.norm().clamp(min=self.config.dqn.max_grad_norm)
+            self.grad.mul_(self.config.dqn.max_grad_norm / norm)
+        if self.muon.stop:
+            self._step_muon()
         if self.fused is not None:
             return self._step_fused(self.fused)
-        dqn, share = self.config.dqn, self.share(update)
+        dqn, share = self.config.dqn, self.share().item()
         adam_atan2(
             self.flat[self.body],
             self.grad[self.body],
-            self.m,
+            self.m[self.body],
             self.v,
-            t=update + 1,
+            t=int(self.done) + 1,
             lr=dqn.learning_rate * share,
             beta1=dqn.beta1,
             beta2=dqn.beta2,
@@ -85,18 +102,33 @@ class Optimiser:
         puzzle.mul_(1 - lr * dqn.puzzle_weight_decay)
         puzzle.sub_(self.grad[self.puzzle].sign(), alpha=lr)
         self.target_flat[self.puzzle].lerp_(puzzle, 1 - dqn.target_decay)
-        self.grad.zero_()
-        self.done.fill_(update + 1)
+        self.grad[self.body.start :].zero_()
+        self.done += 1
+
+    def _step_muon(self) -> None:
+        """The blocks' matrices, those of one kind at a time; the count is left to others."""
+        dqn, numbers = self.config.dqn, self.muon
+        lr = (dqn.muon_learning_rate * self.share()).float()
+        size = sum(shape.numel() for shape in self.shapes)
+        blocks = [x[numbers].view(-1, size) for x in (self.flat, self.grad, self.m)]
+        offset = 0
+        for shape in self.shapes:
+            part = slice(offset, offset + shape.numel())
+            stacks = [x[:, part].unflatten(1, shape) for x in blocks]
+            muon(*stacks, lr, dqn.muon_momentum, dqn.weight_decay)
+            offset = part.stop
+        self.target_flat[numbers].lerp_(self.flat[numbers], 1 - dqn.target_decay)
+        self.grad[numbers].zero_()
 
     def _step_fused(self, fused: Callable[..., None]) -> None:
-        """The same on the device alone, by its own counter."""
-        dqn = self.config.dqn
+        """All but the matrices on the device alone, by its own counter."""
+        dqn, rest = self.config.dqn, slice(self.body.start, None)
         fused(
-            self.flat,
-            self.grad,
-            self.m,
+            self.flat[rest],
+            self.grad[rest],
+            self.m[rest],
             self.v,
-            self.target_flat,
+            self.target_flat[rest],
             self.done,
             warmup=dqn.warmup_updates,
             updates=self.config.updates,

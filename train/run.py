@@ -140,7 +140,7 @@ class Run:
             "updates_per_second": speed,
             "charts/SPS": speed * dqn.num_mazes * ranks / self.config.hrm.segments,
             "charts/epsilon": epsilon_at(dqn, trainer.optimiser.done).item(),
-            "charts/learning_rate": dqn.learning_rate * trainer.optimiser.share(trainer.update),
+            "charts/learning_rate": dqn.learning_rate * trainer.optimiser.share().item(),
             "losses/td_loss": td_loss,
             "losses/q_values": q_mean,
         }

@@ -1,34 +1,50 @@
 """What the Q values are pulled towards, and what falls while training goes on."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from hrm_fast import HRM
 from train.config import DQNConfig
-from train.replay import Transition, select
+from train.replay import Transition, agent_cell
+
+FLOOR, GOAL, START = (ord(glyph) for glyph in ".><")
+
+
+class Target(NamedTuple):
+    """What a batch's values are pulled towards; without weight Q(s_tm1, a_tm1) of its own goal."""
+
+    y: Tensor  # float32 [B]; of every cell as the goal [B, cells]
+    weight: Tensor | None = None  # float32 [B, cells]; a cell's share in its board's loss
 
 
 @torch.no_grad()
-def td_target(target: HRM, batch: Transition) -> Tensor:
-    """y = r_t + discount_t * max_a Q_target(s_t), float32 [B]; computed once per batch."""
+def target_of(target: HRM, batch: Transition, gamma: float) -> Target:
+    """Computed once per batch, by the target network: one goal's value, or every cell's."""
+    if target.config.q_token == "goal":
+        return goals_target(target, batch, gamma)
     q_t, _ = target.act(batch.s_t, batch.seed_t)
-    return batch.r_t + batch.discount_t * q_t.amax(-1)
+    return Target(batch.r_t + batch.discount_t * q_t.amax(-1))
 
 
-@torch.no_grad()
-def refresh(target: HRM, batch: Transition, decisions: int) -> Transition:
-    """The batch with both seeds as the target network finds them today, if it holds its walk.
+def goals_target(target: HRM, batch: Transition, gamma: float) -> Target:
+    """What the transition is worth under every goal g, had it been the only one:
 
-    From the seed stored so many `decisions` before s_tm1, or where the episode began, it repeats
-    every decision up to s_t. Source: the burn-in of R2D2, Kapturowski et al. 2019.
+        y_g = 1 where s_t stands on g, else r + gamma max_a Q_target(s_t)[g, a]
+
+    with r = -0.01 for a bump, and at least what `Replay.reached` shows. The own goal ends an
+    episode; on the way to any other the walk could have gone on, so those look beyond its end.
+    Cells that count: floor at s_tm1, but not the agent's own. Source: as kernels/goal_loss.py.
     """
-    if batch.walk is None:
-        return batch
-    boards, counts, seed = batch.walk
-    seeds = [seed]
-    for board, is_made in zip(boards, counts, strict=True):
-        seeds.append(select(is_made, target.act(board, seeds[-1])[1], seeds[-1]))
-    return batch._replace(seed_tm1=seeds[decisions], seed_t=seeds[-1])
+    bump = batch.r_t.clamp(max=0.0)[:, None]
+    y = gamma * target.goal_values(batch.s_t, batch.seed_t).amax(-1)  # [B, cells]
+    if batch.reached is not None:
+        y = torch.maximum(y, batch.reached)
+    y = (y + bump).clamp(min=0.0).scatter(1, agent_cell(batch.s_t)[:, None], 1.0)
+    s_tm1 = batch.s_tm1
+    counts = ((s_tm1 == FLOOR) | (s_tm1 == GOAL) | (s_tm1 == START)).float()
+    return Target(y, counts / counts.sum(1, keepdim=True))
 
 
 def exploration_done(config: DQNConfig, update: Tensor) -> Tensor:
@@ -42,8 +58,3 @@ def epsilon_at(config: DQNConfig, update: Tensor) -> Tensor:
     """Linear from epsilon_start to epsilon_end over epsilon_updates updates, float32 [1]."""
     done = exploration_done(config, update)
     return config.epsilon_start + done * (config.epsilon_end - config.epsilon_start)
-
-
-def relabel_at(config: DQNConfig, update: Tensor) -> Tensor:
-    """Linear from `relabel` to 0 over epsilon_updates updates, float32 [1]."""
-    return config.relabel * (1 - exploration_done(config, update))

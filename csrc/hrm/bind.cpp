@@ -34,7 +34,7 @@ Parameters parameters(const std::vector<Address> &addresses, const Engine &engin
 }
 
 Batch make_batch(const Engine &engine, int size, Address tokens, Address z_H, Address z_L,
-                 long board, long token) {
+                 long board, long token, Address read) {
     const uint8_t *codes = at<uint8_t>(tokens);
     const Shape &shape = engine.shape();
     uint8_t highest = 0;
@@ -43,18 +43,20 @@ Batch make_batch(const Engine &engine, int size, Address tokens, Address z_H, Ad
     if (highest >= shape.vocab)
         throw py::index_error("tokens has the code " + std::to_string(highest) +
                               ": expected 0 to " + std::to_string(shape.vocab - 1));
-    return {size, codes, at<float>(z_H), at<float>(z_L), board, token};
+    const int32_t *rows = at<int32_t>(read);
+    for (int b = 0; rows && b < size; ++b)
+        if (rows[b] < 0 || rows[b] > shape.cells)
+            throw py::index_error("read has the token " + std::to_string(rows[b]) +
+                                  ": expected 0 to " + std::to_string(shape.cells));
+    return {size, codes, at<float>(z_H), at<float>(z_L), board, token, rows};
 }
 
 Engine *make_engine(int cells, int width, int heads, int inner, int actions, int vocab,
-                    int h_layers, int l_layers, int h_cycles, int l_cycles,
-                    const std::string &q_token, bool learned, Address cos, Address sin, int threads,
-                    const std::string &instructions, bool poison) {
-    const Read read = q_token == "agent"  ? Read::kAgent
-                      : q_token == "mean" ? Read::kMean
-                                          : Read::kLast;
-    const Shape shape{cells,    width,    heads,    inner,    actions, vocab,
-                      h_layers, l_layers, h_cycles, l_cycles, read};
+                    int h_layers, int l_layers, int h_cycles, int l_cycles, bool learned,
+                    Address cos, Address sin, int threads, const std::string &instructions,
+                    bool poison) {
+    const Shape shape{cells, width,    heads,    inner,    actions,
+                      vocab, h_layers, l_layers, h_cycles, l_cycles};
     const Instructions *code =
         instructions.empty() ? &best_instructions() : find_instructions(instructions.c_str());
     if (!code)
@@ -64,28 +66,29 @@ Engine *make_engine(int cells, int width, int heads, int inner, int actions, int
 }
 
 void decide(Engine &engine, const std::vector<Address> &from, int size, Address tokens, Address z_H,
-            Address z_L, long board, long token, int segments, Address q, Address new_H,
-            Address new_L, bool last_only) {
+            Address z_L, long board, long token, Address read, int segments, Address q,
+            Address new_H, Address new_L, bool last_only) {
     const Parameters model = parameters(from, engine);
-    const Batch batch = make_batch(engine, size, tokens, z_H, z_L, board, token);
+    const Batch batch = make_batch(engine, size, tokens, z_H, z_L, board, token, read);
     py::gil_scoped_release unlocked;
     engine.decide(model, batch, segments, at<float>(q), at<float>(new_H), at<float>(new_L),
                   last_only);
 }
 
 double gradient(Engine &engine, const std::vector<Address> &from, int size, Address tokens,
-                Address z_H, Address z_L, long board, long token, Address action, Address target,
-                Address weight, Address d_q, Address d_H, Address d_L, Address q, Address new_H,
-                Address new_L, const std::vector<Address> &to) {
+                Address z_H, Address z_L, long board, long token, Address read, Address action,
+                Address target, Address weight, Address d_q, Address d_H, Address d_L, Address q,
+                Address new_H, Address new_L, const std::vector<Address> &to) {
     const Parameters model = parameters(from, engine), gradients = parameters(to, engine);
-    const Batch batch = make_batch(engine, size, tokens, z_H, z_L, board, token);
+    const Batch batch = make_batch(engine, size, tokens, z_H, z_L, board, token, read);
     const int64_t *actions = at<int64_t>(action);
     for (int b = 0; actions && b < size; ++b)
         if (actions[b] < 0 || actions[b] >= engine.shape().actions)
             throw py::index_error("a_tm1 has the action " + std::to_string(actions[b]) +
                                   ": expected 0 to " + std::to_string(engine.shape().actions - 1));
-    const Pull pull{actions,        at<float>(target), at<float>(weight),
-                    at<float>(d_q), at<float>(d_H),    at<float>(d_L)};
+    const Loss loss = !action ? Loss::kNone : weight ? Loss::kGoals : Loss::kTD;
+    const Pull pull{loss,           actions,        at<float>(target), at<float>(weight),
+                    at<float>(d_q), at<float>(d_H), at<float>(d_L)};
     py::gil_scoped_release unlocked;
     return engine.gradient(model, batch, pull, at<float>(q), at<float>(new_H), at<float>(new_L),
                            gradients);
@@ -117,8 +120,8 @@ PYBIND11_MODULE(_native, m) {
         .def(py::init(&make_engine), py::kw_only(), py::arg("cells"), py::arg("width"),
              py::arg("heads"), py::arg("inner"), py::arg("actions"), py::arg("vocab"),
              py::arg("h_layers"), py::arg("l_layers"), py::arg("h_cycles"), py::arg("l_cycles"),
-             py::arg("q_token"), py::arg("learned"), py::arg("cos"), py::arg("sin"),
-             py::arg("threads"), py::arg("instructions"), py::arg("poison"))
+             py::arg("learned"), py::arg("cos"), py::arg("sin"), py::arg("threads"),
+             py::arg("instructions"), py::arg("poison"))
         .def_property_readonly("instructions", &Engine::instructions)
         .def_property_readonly("threads", &Engine::threads)
         .def("decide", &decide)

@@ -32,13 +32,9 @@ template <typename T = void> T *at(Address address) {
 }
 
 DecideShape *make_shape(int cells, int width, int heads, int inner, int actions, int vocab,
-                        int h_layers, int l_layers, int h_cycles, int l_cycles,
-                        const std::string &q_token, bool bf16) {
-    const ReadAt read = q_token == "agent"  ? ReadAt::kAgent
-                        : q_token == "mean" ? ReadAt::kMean
-                                            : ReadAt::kLast;
+                        int h_layers, int l_layers, int h_cycles, int l_cycles, bool bf16) {
     const DecideShape shape{cells,    width,    heads,    inner,    actions, vocab,
-                            h_layers, l_layers, h_cycles, l_cycles, read,    bf16};
+                            h_layers, l_layers, h_cycles, l_cycles, bf16};
     check(shape);
     return new DecideShape(shape);
 }
@@ -51,7 +47,7 @@ py::tuple plan_of(const DecideShape &shape, int boards, int shared_limit) {
 void launch(const DecideShape &shape, std::optional<Address> stream, int boards, int shared_limit,
             int ctas, Address workspace, Address weights, Address table, Address position,
             Address head, Address rope, int size, Address tokens, Address z_H, Address z_L,
-            long board, long token, int segments, bool open, Address q, Address new_H,
+            long board, long token, Address read, int segments, bool open, Address q, Address new_H,
             Address new_L, bool last_only) {
     const DecidePlan layout = plan(shape, boards, shared_limit);
     const DecideArgs args{at(weights),
@@ -65,6 +61,7 @@ void launch(const DecideShape &shape, std::optional<Address> stream, int boards,
                           at(z_L),
                           board,
                           token,
+                          at<int32_t>(read),
                           segments,
                           open,
                           at<float>(q),
@@ -95,14 +92,14 @@ void bind_cuda(py::module_ &m) {
         .def(py::init(&make_shape), py::kw_only(), py::arg("cells"), py::arg("width"),
              py::arg("heads"), py::arg("inner"), py::arg("actions"), py::arg("vocab"),
              py::arg("h_layers"), py::arg("l_layers"), py::arg("h_cycles"), py::arg("l_cycles"),
-             py::arg("q_token"), py::arg("bf16"))
+             py::arg("bf16"))
         .def("plan", &plan_of)
         .def("decide", &launch, py::kw_only(), py::arg("stream").none(true), py::arg("boards"),
              py::arg("shared_limit"), py::arg("ctas"), py::arg("workspace"), py::arg("weights"),
              py::arg("table"), py::arg("position"), py::arg("head"), py::arg("rope"),
              py::arg("size"), py::arg("tokens"), py::arg("z_H"), py::arg("z_L"), py::arg("board"),
-             py::arg("token"), py::arg("segments"), py::arg("open"), py::arg("q"), py::arg("new_H"),
-             py::arg("new_L"), py::arg("last_only"));
+             py::arg("token"), py::arg("read"), py::arg("segments"), py::arg("open"), py::arg("q"),
+             py::arg("new_H"), py::arg("new_L"), py::arg("last_only"));
 }
 
 } // namespace hrm

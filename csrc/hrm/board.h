@@ -38,15 +38,6 @@ inline void embed(const Model &m, const uint8_t *tokens, float *e) {
     }
 }
 
-// The token that Q is read from; the mean of all needs none.
-inline int read_token(const Layout &l, const uint8_t *tokens) {
-    if (l.shape.read == Read::kAgent)
-        for (int i = 0; i < l.shape.cells; ++i)
-            if (tokens[i] == '@')
-                return i + 1;
-    return l.shape.read == Read::kAgent ? 1 : l.T - 1; // without an agent: the first cell
-}
-
 // Calls one level. Without gradient it works in place on w.x; with it, every layer keeps what its
 // way back reads, from the first one's x to the last one's y.
 inline void level(const Model &m, int first, int layers, Scratch &w, const int *rows, int R,
@@ -84,20 +75,23 @@ inline void segment(const Model &m, Scratch &w, const int *rows, int R, bool kee
     }
 }
 
-inline void q_values(const Model &m, const float *z, float *q) {
-    const Layout &l = *m.layout;
-    for (int a = 0; a < l.shape.actions; ++a) {
-        vec dot{};
-        for (int d = 0; d < l.Dp; d += kLanes)
-            dot += load(z + d) * load(m.head + static_cast<long>(a) * l.Dp + d);
-        q[a] = sum(dot);
-    }
+inline float dot(const float *a, const float *b, int n) {
+    vec products{};
+    for (int i = 0; i < n; i += kLanes)
+        products += load(a + i) * load(b + i);
+    return sum(products);
 }
 
-// The vector [Dp] that Q is read from; z_H [R, Dp] holds it in row 0 where it has only wanted rows.
-inline const float *read_vector(const Layout &l, const float *z_H, int token, float *mean) {
-    if (l.shape.read != Read::kMean)
-        return z_H + static_cast<long>(token) * l.Dp;
+inline void q_values(const Model &m, const float *z, float *q) {
+    const Layout &l = *m.layout;
+    for (int a = 0; a < l.shape.actions; ++a)
+        q[a] = dot(z, m.head + static_cast<long>(a) * l.Dp, l.Dp);
+}
+
+// The vector [Dp] that Q is read from: a row of z_H, or the mean of all.
+inline const float *read_vector(const Layout &l, const float *z_H, int row, float *mean) {
+    if (row != kMean)
+        return z_H + static_cast<long>(row) * l.Dp;
     std::memset(mean, 0, l.Dp * sizeof(float));
     for (int t = 0; t < l.T; ++t)
         add(mean, z_H + static_cast<long>(t) * l.Dp, l.Dp);
@@ -120,15 +114,15 @@ inline void begin(const Model &m, const Start &start, Scratch &w) {
 // `segments` segments without gradient.
 void decide(const Model &m, const Start &start, int segments, const Result &to, Scratch &w) {
     const Layout &l = *m.layout;
-    const int token = read_token(l, start.tokens), rows[2] = {token, l.T - 1};
-    const bool few = to.last_only && l.shape.read != Read::kMean;
+    const int rows[2] = {start.read, l.T - 1};
+    const bool few = to.last_only && start.read != kMean;
     begin(m, start, w);
     for (int s = 0; s < segments; ++s) {
         const bool wanted = few && s + 1 == segments;
         segment(m, w, wanted ? rows : nullptr, wanted ? 2 : l.T, false);
     }
     if (to.q)
-        q_values(m, read_vector(l, w.z_H, few ? 0 : token, w.wanted), to.q);
+        q_values(m, read_vector(l, w.z_H, few ? 0 : start.read, w.wanted), to.q);
     if (!to.z_H)
         return;
     if (!to.last_only) {
@@ -154,13 +148,39 @@ inline void head_backward(const Model &m, const float *z, const float *dq, int r
             float *to = d_head + static_cast<long>(a) * l.Dp + d;
             store(to, load(to) + load(z + d) * dq[a]);
         }
-        const bool mean = l.shape.read == Read::kMean;
+        const bool mean = row == kMean;
         for (int t = mean ? 0 : row; t < (mean ? l.T : row + 1); ++t)
             for (int d = 0; d < l.Dp; d += kLanes) {
                 float *to = w.d_y + static_cast<long>(t) * l.Dp + d;
                 store(to, load(to) + load(head + d) * (mean ? dq[a] / l.T : dq[a]));
             }
     }
+}
+
+// The loss on one action's value at every cell as a goal, and its gradient: w.d_y [T, Dp], head's
+// +=.
+inline float goals_loss(const Model &m, const Upstream &up, float *d_head, Scratch &w) {
+    const Layout &l = *m.layout;
+    const long at = up.action * l.Dp;
+    const float *head = m.head + at;
+    float loss = 0.0F;
+    std::memset(w.d_y, 0, static_cast<long>(l.T) * l.Dp * sizeof(float));
+    for (int g = 0; g < l.shape.cells; ++g) {
+        const float weight = up.weight[g] * up.scale, y = up.target[g];
+        if (weight == 0.0F)
+            continue;
+        const float *z = w.z_H + (g + 1L) * l.Dp;
+        const float logit = dot(z, head, l.Dp), decay = expf(-fabsf(logit));
+        loss += weight * (fmaxf(logit, 0.0F) - y * logit + log1pf(decay));
+        const float value = (logit > 0.0F ? 1.0F : decay) / (1.0F + decay);
+        const float d_logit = weight * (value - y);
+        float *d_z = w.d_y + (g + 1L) * l.Dp;
+        for (int d = 0; d < l.Dp; d += kLanes) {
+            store(d_z + d, load(head + d) * d_logit);
+            store(d_head + at + d, load(d_head + at + d) + load(z + d) * d_logit);
+        }
+    }
+    return loss;
 }
 
 inline void embed_backward(const Model &m, const uint8_t *tokens, const float *d_e, float *grad) {
@@ -183,9 +203,8 @@ float gradient(const Model &m, const Start &start, const Upstream &up, const Res
                float *grad, Scratch &w) {
     const Layout &l = *m.layout;
     const Shape &shape = l.shape;
-    const int token = read_token(l, start.tokens);
-    const bool few = !to.z_H && !up.z_H && shape.read != Read::kMean;
-    const int *rows = few ? &token : nullptr, R = few ? 1 : l.T, row = few ? 0 : token;
+    const bool few = !to.z_H && !up.z_H && start.read != kMean && up.loss != Loss::kGoals;
+    const int *rows = few ? &start.read : nullptr, R = few ? 1 : l.T, row = few ? 0 : start.read;
     begin(m, start, w);
     segment(m, w, rows, R, true);
     if (to.z_H) {
@@ -197,12 +216,15 @@ float gradient(const Model &m, const Start &start, const Upstream &up, const Res
     q_values(m, z, to.q);
     for (int a = 0; a < shape.actions; ++a)
         dq[a] = up.q ? up.q[a] : 0.0F;
-    if (up.td) {
-        const float error = to.q[up.action] - up.target;
-        dq[up.action] = 2.0F * up.weight * error;
-        loss = up.weight * error * error;
+    if (up.loss == Loss::kTD) {
+        const float error = to.q[up.action] - *up.target;
+        dq[up.action] = 2.0F * up.scale * error;
+        loss = up.scale * error * error;
     }
-    head_backward(m, z, dq, row, R, up.z_H, grad + l.head, w);
+    if (up.loss == Loss::kGoals)
+        loss = goals_loss(m, up, grad + l.head, w);
+    else
+        head_backward(m, z, dq, row, R, up.z_H, grad + l.head, w);
     for (int i = l.layers - 1; i >= 0; --i) {
         if (i == shape.l_layers - 1 && up.z_L) {
             read_state(w.d_x, up.z_L, l.D, l);

@@ -13,8 +13,6 @@
 
 namespace hrm {
 
-enum class ReadAt { kLast, kAgent, kMean }; // the token that Q is read from
-
 constexpr int kLargestT = 256;
 constexpr int kChunk = 4;  // strips of 16 x D weights that are fetched at once
 constexpr int kStages = 3; // chunks in shared memory: one is read while two are under way
@@ -23,7 +21,6 @@ constexpr int kStages = 3; // chunks in shared memory: one is read while two are
 struct DecideShape {
     int cells, width, heads, inner, actions, vocab;
     int h_layers, l_layers, h_cycles, l_cycles;
-    ReadAt read;
     bool bf16;
 
     HOST_DEVICE int T() const { return cells + 1; }
@@ -50,6 +47,7 @@ struct DecideArgs {
     const uint8_t *tokens; // [B, cells]
     const void *z_H, *z_L; // E [B, T, D], `board` and `token` numbers apart
     long board, token;
+    const int32_t *read; // [B] the token that Q is read from; null: the mean of all
     int segments;
     bool open; // leave out the last call of L and the last of H, which carry gradient
     // results

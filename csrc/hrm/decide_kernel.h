@@ -184,22 +184,16 @@ __device__ inline void write_states(const Memory<E> &m, const Work &work, int b,
 template <typename E, int D>
 __device__ inline void read_vector(const Memory<E> &m, const Work &work, int b, long board) {
     const int T = work.shape.T();
-    int token = T - 1;
-    if (work.shape.read == ReadAt::kAgent) {
-        const uint8_t *tokens = work.args.tokens + board * work.shape.cells;
-        token = 1;
-        while (token < T && tokens[token - 1] != '@')
-            ++token;
-        token = token < T ? token : 1; // without an agent: the first cell
-    }
+    const int32_t *read = work.args.read;
+    const bool known = !read || (read[board] >= 0 && read[board] < T);
     for (int d = static_cast<int>(threadIdx.x); d < D; d += static_cast<int>(blockDim.x)) {
-        float x = 0.0F;
-        if (work.shape.read == ReadAt::kMean) {
+        float x = known ? 0.0F : NAN;
+        if (!read) {
             for (int t = 0; t < T; ++t)
                 x += number<E, D>(m, work, b, t, d);
             x /= static_cast<float>(T);
-        } else {
-            x = number<E, D>(m, work, b, token, d);
+        } else if (known) {
+            x = number<E, D>(m, work, b, read[board], d);
         }
         m.read[b * D + d] = x;
     }

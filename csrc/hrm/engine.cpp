@@ -232,7 +232,8 @@ void Engine::unpack(const Parameters &to) const {
 
 Start Engine::start(const Batch &batch, int board) const {
     return {batch.tokens + static_cast<long>(board) * layout_.shape.cells,
-            batch.z_H + board * batch.board, batch.z_L + board * batch.board, batch.token};
+            batch.z_H + board * batch.board, batch.z_L + board * batch.board, batch.token,
+            batch.read ? batch.read[board] : kMean};
 }
 
 // job(item, thread's scratch) for every item, whichever thread is free next.
@@ -267,6 +268,7 @@ double Engine::gradient(const Parameters &parameters, const Batch &batch, const 
     pack(parameters, true);
     const int chunks = std::min(kChunks, batch.size);
     const long A = layout_.shape.actions, state = static_cast<long>(layout_.T) * layout_.D;
+    const long targets = pull.loss == Loss::kGoals ? layout_.shape.cells : 1;
     gradients_.resize(chunks * layout_.total);
     losses_.resize(batch.size);
     each(chunks, [&](int chunk, Scratch &scratch) {
@@ -276,13 +278,14 @@ double Engine::gradient(const Parameters &parameters, const Batch &batch, const 
         const long behind = (chunk + 1L) * batch.size / chunks;
         for (long b = first; b < behind; ++b) {
             const auto at = [b](auto *p, long stride) { return p ? p + b * stride : p; };
-            const Upstream up{pull.action ? pull.action[b] : 0,
-                              pull.action ? pull.target[b] : 0.0F,
-                              pull.weight ? pull.weight[b] / batch.size : 1.0F / batch.size,
+            const Upstream up{pull.loss,
+                              pull.action ? pull.action[b] : 0,
+                              1.0F / batch.size,
+                              at(pull.target, targets),
+                              at(pull.weight, targets),
                               at(pull.q, A),
                               at(pull.z_H, state),
-                              at(pull.z_L, state),
-                              pull.action != nullptr};
+                              at(pull.z_L, state)};
             const Result to{q + b * A, at(z_H, state), at(z_L, state), false};
             losses_[b] =
                 code_.gradient(model_, start(batch, static_cast<int>(b)), up, to, grad, scratch);

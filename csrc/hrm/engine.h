@@ -23,12 +23,14 @@ struct Batch {
     const uint8_t *tokens; // [B, cells]
     const float *z_H, *z_L;
     long board, token;
+    const int32_t *read; // [B] the token that Q is read from; null: the mean of all
 };
 
-// TD errors, or gradients from outside; null: none.
+// A loss (layout.h), or gradients from outside; null: none.
 struct Pull {
+    Loss loss;
     const int64_t *action;        // [B]
-    const float *target, *weight; // [B]; weight null: 1 / B
+    const float *target, *weight; // TD: [B], unread; goals: [B, cells] each
     const float *q, *z_H, *z_L;   // [B, A], [B, T, D], [B, T, D]
 };
 

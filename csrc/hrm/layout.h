@@ -9,12 +9,9 @@
 
 namespace hrm {
 
-enum class Read { kLast, kAgent, kMean }; // the token that Q is read from
-
 struct Shape {
     int cells, width, heads, inner, actions, vocab; // T = cells + 1, D, heads, F, A, V
     int h_layers, l_layers, h_cycles, l_cycles;
-    Read read;
 };
 
 // A block's matrices: as stored [out, in] for the way back, transposed [in, out] for the way there.
@@ -73,7 +70,10 @@ struct Start {
     const uint8_t *tokens; // [cells]
     const float *z_H, *z_L;
     long token;
+    int read; // the token that Q is read from; kMean: the mean of all
 };
+
+constexpr int kMean = -1;
 
 // Where one board's results go; null: not wanted.
 struct Result {
@@ -82,12 +82,19 @@ struct Result {
     bool last_only;
 };
 
-// What pulls on one board's results: the TD error of one action, or gradients from outside.
+// What pulls on one board's results: a loss on one action's values, or gradients from outside.
+enum class Loss {
+    kNone,  // by q, z_H, z_L
+    kTD,    // weight * (q[action] - target)^2
+    kGoals, // sum over goals g of weight[g] * cross-entropy(head[action] z_H[1 + g], target[g])
+};
+
 struct Upstream {
+    Loss loss;
     int64_t action;
-    float target, weight;       // loss = weight * (q[action] - target)^2
-    const float *q, *z_H, *z_L; // [A], [T, D], [T, D]; null: none
-    bool td;                    // by the TD error, else by q, z_H, z_L
+    float scale;                  // of the loss: 1 / B
+    const float *target, *weight; // TD: [1], unread; goals: [cells], [cells]
+    const float *q, *z_H, *z_L;   // [A], [T, D], [T, D]; null: none
 };
 
 // One step of the optimiser. Complements are rounded once, from double: 1 - 0.99F is off by 1e-6.
