@@ -28,7 +28,6 @@ from kernels.cpu import Engine, Keep, Start
 from kernels.cuda import Decider
 from kernels.ops import Ops
 
-
 GOAL, START, FLOOR = (ord(mark) for mark in "><.")
 
 
@@ -163,6 +162,7 @@ class HRM(nn.Module):
         a_tm1: torch.Tensor,
         target: torch.Tensor,
         weight: torch.Tensor | None = None,
+        *,
         last: bool = False,
     ) -> tuple[Carry, torch.Tensor, torch.Tensor]:
         """`segment` and a loss on the values of a_tm1, int64 [B]: carry, q, loss.
@@ -181,7 +181,8 @@ class HRM(nn.Module):
         if weight is not None:
             z_H, z_L = self.think(carry, tokens)
             loss = self.ops.goal_loss(z_H, self.q_head, a_tm1, target, weight)
-            return Carry(z_H.detach(), z_L.detach()), self.q_values(z_H.detach(), tokens), loss
+            after = carry if last else Carry(z_H.detach(), z_L.detach())
+            return after, self.q_values(z_H.detach(), tokens), loss
         if last:
             q = self.segment_q(carry, tokens)
         else:
@@ -233,7 +234,7 @@ class HRM(nn.Module):
         seed: Carry | tuple[torch.Tensor, torch.Tensor] | None = None,
         segments: int | None = None,
     ) -> torch.Tensor:
-        """Q values float32 [B, cells, A] of every cell as the goal, as `decide` reads them of one."""
+        """Q values float32 [B, cells, A] of every cell as the goal; `decide` reads those of one."""
         z_H = self.decide(tokens, seed, segments)[1].z_H
         return self._head(z_H[:, 1:])
 
@@ -257,8 +258,8 @@ class HRM(nn.Module):
         if decider := self._decider():
             keep: Keep = "none" if self.config.carry == "reset" else "last"
             packed = decider.pack(self._in_order())
-            given = (*self._inputs(carry, tokens), self.config.segments)
-            q, z_H, z_L = decider.decide(packed, *given, keep)
+            inputs, segments = self._inputs(carry, tokens), self.config.segments
+            q, z_H, z_L = decider.decide(packed, *inputs, segments, keep)
             q = self._activated(q)
             return q, seed if keep == "none" else Carry(z_H, z_L)
         rows = self._q_rows(tokens)

@@ -7,8 +7,8 @@
 
     tokens    uint8 [B, cells]    z_H, z_L  float32 [B, T, D], T = cells + 1
     q         float32 [B, A]      read         int32 [B], a token each
-    parameters  embed [V, D], position [T, D] (where learned), puzzle [D], qkv, out, gate_up, down of
-                each block of L, then of H, head [A, D]; float32
+    parameters  float32: embed [V, D], position [T, D] (where learned), puzzle [D], then qkv, out,
+                gate_up, down of each block of L, then of H, and head [A, D]
 
 The gradient is the one-step gradient: it goes through the last call of L and the last call of H,
 into the parameters, never into the states. The reference is `hrm_fast.HRM` with
@@ -167,8 +167,8 @@ class Engine:
         states: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[float, Tensor, Tensor]:
         """Loss, q and one flat gradient of all parameters, of a segment that starts from
-        (tokens, z_H, z_L, read), pulled by (a_tm1, target, weight) or by the gradients (q, z_H, z_L).
-        The new states are written to `states` where there are any."""
+        (tokens, z_H, z_L, read), pulled by (a_tm1, target, weight) or by the gradients
+        (q, z_H, z_L). The new states are written to `states` where there are any."""
         B, shape = len(start[0]), self.shape
         if B == 0:
             raise ValueError("tokens has no boards: expected at least one for a gradient")

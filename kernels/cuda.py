@@ -96,7 +96,7 @@ class Decider:
 
         open: without the last call of L and the last of H of the last segment, the two that carry
         gradient; q is then empty. read int32 [B]: the token that Q is read from, None: the mean of
-        all; one that there is not makes q NaN. A code in `tokens` beyond the vocabulary makes that board NaN.
+        all. A token that there is not, or a code beyond the vocabulary, makes that board's q NaN.
         """
         shape, device = self.shape, packed.head.device
         B, T, D = len(tokens), shape.cells + 1, shape.width

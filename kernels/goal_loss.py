@@ -4,8 +4,7 @@
     loss = 1/B sum over b, g of weight[b, g] * (softplus(logit[b, g]) - target[b, g] * logit[b, g])
 
 z_H [B, T, D] (T = cells + 1, token 0 is no cell), head [A, D] float32, a_tm1 [B] int64, target and
-weight [B, cells] float32 -> scalar float32. No gradient flows into target and weight. A cell of
-weight 0 does not count, whatever its target.
+weight [B, cells] float32 -> scalar float32. No gradient flows into target and weight.
 
 Source: values of all goals from one transition, Kaelbling 1993 (Learning to Achieve Goals) and LEO,
 arXiv 2605.23551.
@@ -20,5 +19,5 @@ def goal_loss_reference(
     z_H: Tensor, head: Tensor, a_tm1: Tensor, target: Tensor, weight: Tensor
 ) -> Tensor:
     logit = torch.einsum("bgd,bd->bg", z_H[:, 1:].to(head.dtype), head[a_tm1])
-    loss = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
-    return (weight * loss).sum() / len(z_H)
+    loss = F.binary_cross_entropy_with_logits(logit, target.detach(), reduction="none")
+    return (weight.detach() * loss).sum() / len(z_H)

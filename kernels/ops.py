@@ -53,10 +53,11 @@ def triton_ops(tokens: int, width: int, heads: int) -> Ops:
         from kernels.triton.adam_atan2 import update
         from kernels.triton.embedding import embedding
         from kernels.triton.epsilon_greedy import epsilon_greedy
+        from kernels.triton.goal_loss import goal_loss
         from kernels.triton.td_loss import td_loss
     except ImportError as error:
         raise ValueError(f"kernels is 'triton': expected the package triton ({error})") from None
     attention, swiglu = large.attention_block, large.swiglu_block
     if all(shape[name] <= most for name, most in LARGEST_SMALL.items()):
         attention, swiglu = attention_block.attention_block, swiglu_block.swiglu_block
-    return Ops(embedding, attention, swiglu, td_loss, epsilon_greedy, update)
+    return Ops(embedding, attention, swiglu, td_loss, goal_loss, epsilon_greedy, update)

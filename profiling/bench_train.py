@@ -32,9 +32,9 @@ from profiling.train_peers import (
 from train import cli
 from train.dqn import Trainer
 
-SHAPES = ("quick", "paper")
+SHAPES = ("quick", "maze", "paper")
 PEERS = {
-    "cpu": ("reference", "compiled", "cpu"),
+    "cpu": ("reference", "compiled", "unfused", "cpu"),
     "cuda": ("reference", "compiled", "triton", "cuda"),
 }
 MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the product whose speed counts as the peak

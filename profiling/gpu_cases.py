@@ -10,6 +10,7 @@ from kernels.adam_atan2 import adam_atan2_reference
 from kernels.attention_block import attend, attention_block_reference, rotate
 from kernels.embedding import embedding_reference
 from kernels.epsilon_greedy import epsilon_greedy_reference
+from kernels.goal_loss import goal_loss_reference
 from kernels.rms_norm import rms_norm
 from kernels.swiglu_block import swiglu_block_reference
 from kernels.td_loss import td_loss_reference
@@ -20,6 +21,7 @@ from kernels.triton.add_rms import add_rms
 from kernels.triton.attention import attention
 from kernels.triton.embedding import embedding
 from kernels.triton.epsilon_greedy import epsilon_greedy
+from kernels.triton.goal_loss import goal_loss
 from kernels.triton.swiglu import swiglu
 from kernels.triton.td_loss import td_loss
 
@@ -105,7 +107,7 @@ def part_checks(B: int, T: int, D: int, heads: int) -> list[Check]:
 
 def update_checks(B: int, T: int, D: int) -> list[Check]:
     tokens = torch.randint(131, (B, T - 1)).to(torch.uint8)
-    a_tm1, P = torch.randint(4, (B,)), 10_007
+    a_tm1, goals, P = torch.randint(4, (B,)), torch.rand(B, T - 1), 10_007
 
     def looked_up(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda embed, puzzle: f(tokens, embed, puzzle, None, D**0.5, embed.dtype)
@@ -141,6 +143,13 @@ def update_checks(B: int, T: int, D: int) -> list[Check]:
             lambda q, y: td_loss(q, a_tm1, y.detach()),
             lambda q, y: td_loss_reference(q, a_tm1, y),
             lambda: [torch.randn(B, 4), torch.randn(B), torch.randn(())],
+            float32,
+        ),
+        Check(
+            "goal_loss",
+            lambda z, head: goal_loss(z, head, a_tm1, goals, goals),
+            lambda z, head: goal_loss_reference(z, head, a_tm1, goals.to(z), goals.to(z)),
+            lambda: [torch.randn(B, T, D), torch.randn(4, D), torch.randn(())],
             float32,
         ),
         Check("adam_atan2", mine, plain, lambda: [*torch.randn(3, P).unbind()], float32),

@@ -24,6 +24,7 @@ from kernels.triton import (
     attention_block,
     embedding,
     epsilon_greedy,
+    goal_loss,
     swiglu,
     swiglu_block,
     td_loss,
@@ -173,8 +174,14 @@ def around() -> list[Op]:
         Op(looked_up, (Kernel("embedding forward", float(B * T * D)),)),
         Op(summed, (Kernel("embedding backward", 2.0 * B * T * TABLE, True),)),
         Op(
-            lambda _: td_loss._td_loss(meta(B, A), a_tm1, meta(B), None),
+            lambda _: td_loss._td_loss(meta(B, A), a_tm1, meta(B)),
             (Kernel("td_loss", 6.0 * B),),
+        ),
+        Op(
+            lambda dtype: goal_loss._goal_loss(
+                meta(B, T, D, dtype=dtype), meta(A, D), a_tm1, meta(B, T - 1), meta(B, T - 1)
+            ),
+            (Kernel("goal_loss", 8.0 * B * T * D),),
         ),
         Op(
             lambda _: adam_atan2._update(*weights, step, *numbers),

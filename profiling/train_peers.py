@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import NamedTuple
 
@@ -21,8 +22,7 @@ class Case(NamedTuple):
 
     boards: Tensor  # uint8 [B, cells]
     seed: Carry  # [B, *seed_shape] each
-    a_tm1: Tensor  # int64 [B]
-    target: Tensor  # float32 [B]
+    loss: tuple[Tensor, ...]  # a_tm1, target and, of all goals, weight, as `td_segment` takes them
 
 
 def forward_flops(hrm: HRMConfig) -> int:
@@ -47,11 +47,10 @@ def cycle_flops(config: Config) -> int:
 
 
 def shaped(shape: str, paper_batch: int, dtype: DType = "float32") -> Config:
-    """The preset without an end, its sources of decisions that `cycle_flops` leaves out at zero."""
-    if shape == "quick":
-        config = PRESETS["quick"]
-        hrm = replace(config.hrm, dtype=dtype)
-        return replace(config, updates=10**9, hrm=hrm, dqn=replace(config.dqn, refresh=0))
+    """The preset without an end."""
+    if shape != "paper":
+        config = PRESETS[shape]
+        return replace(config, updates=10**9, hrm=replace(config.hrm, dtype=dtype))
     config, B = PRESETS["paper-maze"], paper_batch
     sizes = {"num_mazes": B, "batch_size": B, "replay_size": 64 * B, "learning_starts": 4 * B}
     hrm = replace(config.hrm, dtype=dtype)
@@ -59,15 +58,34 @@ def shaped(shape: str, paper_batch: int, dtype: DType = "float32") -> Config:
 
 
 def build(config: Config, kernels: str, device: torch.device) -> Trainer:
-    """A trainer whose `phase` also has the seconds of all decisions, under "act"."""
-    own = "reference" if kernels == "compiled" else kernels
+    """A trainer whose `phase` also has the seconds of all decisions, under "act".
+
+    "unfused" is the engine with the loss outside of it, which computes the segment twice.
+    """
+    own = {"compiled": "reference", "unfused": "cpu"}.get(kernels, kernels)
     trainer = Trainer(replace(config, hrm=replace(config.hrm, kernels=own)), device)
     mode = "default" if device.type == "cpu" else "max-autotune-no-cudagraphs"
     for hrm in (trainer.hrm, trainer.target):
         if kernels == "compiled":
             hrm._segment = torch.compile(hrm._segment, fullgraph=True, dynamic=False, mode=mode)
+        if kernels == "unfused":
+            hrm.td_segment = partial(td_through_think, hrm)
         hrm.act = trainer.phase("act")(hrm.act)
+        hrm.goal_values = trainer.phase("act")(hrm.goal_values)
     return trainer
+
+
+def td_through_think(
+    hrm: HRM, carry: Carry, tokens: Tensor, *loss: Tensor | None, last: bool = False
+) -> tuple[Carry, Tensor, Tensor]:
+    """`HRM.td_segment`, as a loss on other values would have to do it."""
+    z_H, z_L = hrm.think(carry, tokens)
+    q = hrm.q_values(z_H, tokens)
+    if hrm.config.q_token != "goal":
+        found = hrm.ops.td_loss(q, *loss[:2])
+    else:
+        found = hrm.ops.goal_loss(z_H, hrm.q_head, *loss)
+    return carry if last else Carry(z_H.detach(), z_L.detach()), q, found
 
 
 def make_case(trainer: Trainer) -> Case:
@@ -80,9 +98,11 @@ def make_case(trainer: Trainer) -> Case:
         collector.step(hrm, 1.0, trainer.generator)
     maze = torch.arange(B) % len(collector.obs)
     seed = Carry(collector.seed.z_H[maze], collector.seed.z_L[maze])
-    action, target = torch.randint(hrm.config.actions, (B,)), torch.rand(B)
+    loss = [torch.randint(hrm.config.actions, (B,)), torch.rand(B)]
+    if hrm.config.q_token == "goal":
+        loss[1:] = torch.rand(2, B, hrm.config.cells)
     device = collector.obs.device
-    return Case(collector.obs[maze], seed, action.to(device), target.to(device))
+    return Case(collector.obs[maze], seed, tuple(x.to(device) for x in loss))
 
 
 def exactly(config: Config, weights: HRM, case: Case) -> dict[str, Tensor]:
@@ -95,7 +115,7 @@ def exactly(config: Config, weights: HRM, case: Case) -> dict[str, Tensor]:
 def train_segment(hrm: HRM, case: Case, last: bool) -> Tensor:
     """A decision's last segment, or one whose states the next one reads, forward and backward."""
     carry = hrm.carry_from(case.seed)
-    _, q, loss = hrm.td_segment(carry, case.boards, case.a_tm1, case.target, last=last)
+    _, q, loss = hrm.td_segment(carry, case.boards, *case.loss, last=last)
     loss.backward()
     return q.detach()
 

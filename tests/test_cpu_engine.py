@@ -16,6 +16,7 @@ from hrm_fast import HRM, Carry, HRMConfig
 from kernels import _native
 from kernels.adam_atan2 import adam_atan2, adam_atan2_reference
 from kernels.cpu import Engine
+from kernels.goal_loss import goal_loss_reference as goal_loss
 from kernels.td_loss import td_loss_reference as td_loss
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,7 @@ SHAPES = {
         positions="learned",
     ),
     "published": HRMConfig(segments=1),
+    "all goals": replace(QUICK, width=48, heads=3, inner=96, l_layers=2, q_token="goal"),
     "wide, several tiles": HRMConfig(
         cells=150, columns=10, width=128, inner=40, h_layers=1, l_layers=1, h_cycles=1, l_cycles=1,
         segments=1, positions="rope2d", carry="full",
@@ -68,6 +70,9 @@ def boards(batch: int, cells: int) -> torch.Tensor:
     tokens = torch.randint(130, (batch, cells), dtype=torch.uint8)
     tokens[tokens == ord("@")] = ord(".")
     tokens[torch.arange(batch), torch.randint(cells, (batch,))] = ord("@")
+    goal = torch.randint(cells, (batch,))
+    at = torch.arange(batch)
+    tokens[at, goal] = torch.where(tokens[at, goal] == ord("@"), tokens[at, goal], ord(">"))
     return tokens
 
 
@@ -76,6 +81,13 @@ def seeds(hrm: HRM, batch: int) -> Carry:
 
 
 Results = dict[str, torch.Tensor]
+
+
+def loss_of(hrm: HRM, pull: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """What `td_segment` is given: actions and targets, of all goals with their weights."""
+    if hrm.config.q_token == "goal":
+        return pull["action"], pull["goals"], pull["weight"]
+    return pull["action"], pull["target"]
 
 
 def compute(hrm: HRM, tokens: torch.Tensor, seed: Carry, pull: dict[str, torch.Tensor]) -> Results:
@@ -87,8 +99,8 @@ def compute(hrm: HRM, tokens: torch.Tensor, seed: Carry, pull: dict[str, torch.T
     out["act q"], (out["act H"], out["act L"]) = hrm.act(tokens, seed)
     out["q"], (out["z_H"], out["z_L"]) = hrm.decide(tokens, seed)
     for last in (False, True):
-        td = pull["action"], pull["target"], pull["weight"]
-        carry, q, loss = hrm.td_segment(hrm.carry_from(seed), tokens, *td, last)
+        td = loss_of(hrm, pull)
+        carry, q, loss = hrm.td_segment(hrm.carry_from(seed), tokens, *td, last=last)
         gradients(hrm, loss, f"td {last}", out)
         out |= {f"{last} H": carry.z_H, f"{last} L": carry.z_L, f"{last} q": q}
     z_H, z_L = hrm.think(hrm.carry_from(seed), tokens)
@@ -115,7 +127,8 @@ def draws(hrm: HRM, batch: int) -> tuple[torch.Tensor, Carry, dict[str, torch.Te
         {
             "action": torch.randint(A, (batch,)),
             "target": torch.randn(batch),
-            "weight": torch.rand(batch),
+            "goals": torch.rand(batch, cells),
+            "weight": torch.rand(batch, cells) * (torch.rand(batch, cells) < 0.7),
             "q": torch.randn(1, A).expand(batch, A),
             "z": torch.randn(batch, cells + 1, D),
         },
@@ -147,11 +160,12 @@ def test_loses_at_most_twice_what_pytorch_loses(shape: str, instructions: str) -
         assert mine <= 4 * pytorch, f"{name}: {mine:.1e} against {pytorch:.1e}"  # squares
 
 
-def test_gradient_against_a_finite_difference() -> None:
+@pytest.mark.parametrize("shape", ["quick", "all goals"])
+def test_gradient_against_a_finite_difference(shape: str) -> None:
     """One call each of L and H, where the 1-step gradient is the whole gradient."""
-    hrm = build(replace(QUICK, h_cycles=1, l_cycles=1))
+    hrm = build(replace(SHAPES[shape], h_cycles=1, l_cycles=1))
     tokens, seed, pull = draws(hrm, 8)
-    td = pull["action"], pull["target"]
+    td = loss_of(hrm, pull)
 
     def loss() -> torch.Tensor:
         return hrm.td_segment(hrm.carry_from(seed), tokens, *td, last=True)[2]
@@ -179,7 +193,7 @@ def test_same_bits_on_any_number_of_threads() -> None:
 
 @pytest.mark.parametrize("batch", [1, 16, 17])
 @pytest.mark.parametrize("mode", ["reset", "carry", "full"])
-@pytest.mark.parametrize("q_token", ["last", "agent", "mean"])
+@pytest.mark.parametrize("q_token", ["last", "agent", "mean", "goal"])
 def test_what_nobody_reads_does_not_change_what_is_read(
     q_token: Any, mode: Any, batch: int
 ) -> None:
@@ -189,21 +203,27 @@ def test_what_nobody_reads_does_not_change_what_is_read(
     short, kept = hrm.act(tokens, seed)
     assert torch.equal(short, q)
     assert all(map(torch.equal, kept, hrm.seed(carry)))
-    td = pull["action"], pull["target"], pull["weight"]
+    td = loss_of(hrm, pull)
     for last in (False, True):
         hrm.zero_grad()
         start = hrm.carry_from(seed)
-        after, q, loss = hrm.td_segment(start, tokens, *td, last)
+        after, q, loss = hrm.td_segment(start, tokens, *td, last=last)
         (2 * loss).backward()
         fused = [p.grad.clone() for p in hrm.parameters() if p.grad is not None]
         hrm.zero_grad()
         expected, plain_q = hrm.segment(start, tokens)
-        plain = td_loss(plain_q, *td)
+        plain = td_loss(plain_q, *td) if q_token != "goal" else goals_loss(hrm, start, tokens, td)
         (2 * plain).backward()
         assert torch.equal(q, plain_q)
         assert all(map(torch.equal, after, start if last else expected))
         torch.testing.assert_close(loss, plain)
         torch.testing.assert_close(fused, [p.grad for p in hrm.parameters()])
+
+
+def goals_loss(
+    hrm: HRM, start: Carry, tokens: torch.Tensor, td: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
+    return goal_loss(hrm.think(start, tokens).z_H, hrm.q_head, *td)
 
 
 def test_states_of_any_layout() -> None:

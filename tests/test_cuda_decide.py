@@ -66,6 +66,7 @@ def draws(hrm: HRM, batch: int) -> tuple[torch.Tensor, Carry]:
     cells = hrm.config.cells
     tokens = torch.randint(65, 130, (batch, cells), dtype=torch.uint8)
     tokens[torch.arange(batch - 1), torch.randint(cells, (batch - 1,))] = ord("@")
+    tokens[:, cells // 2] = ord(">")
     seed = torch.randn(2, batch, *hrm.seed_shape).bfloat16().float()
     return tokens.to(DEVICE), Carry(*seed.to(DEVICE))
 
@@ -85,7 +86,8 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(hrm: HRM, tokens: torch.Tensor, seed: Carry, boards: int = 0, **options: Any) -> Results:
     made, packed = decider(hrm, boards)
-    return made.decide(packed, tokens, *hrm.carry_from(seed), hrm.config.segments, **options)
+    inputs = hrm._inputs(hrm.carry_from(seed), tokens)
+    return made.decide(packed, *inputs, hrm.config.segments, **options)
 
 
 def squares(mine: tuple[torch.Tensor, ...], right: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -189,13 +191,15 @@ def test_boards_do_not_see_each_other(shape: str, boards: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["reset", "carry", "full"])
-@pytest.mark.parametrize("q_token", ["agent", "mean"])
+@pytest.mark.parametrize("q_token", ["agent", "mean", "goal"])
 def test_a_model_that_uses_it(mode: Any, q_token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decisions, the next seed, and a segment with its gradients."""
     config = replace(SMALL, carry=mode, q_token=q_token, h_cycles=2, segments=2)
     hrm = build(config, "float32")
     tokens, seed = draws(hrm, 3)
-    action, target = torch.tensor([0, 3, 1], device=DEVICE), torch.randn(3, device=DEVICE)
+    action, target = torch.tensor([0, 3, 1], device=DEVICE), (torch.randn(3, device=DEVICE),)
+    if q_token == "goal":
+        target = tuple(torch.rand(2, 3, config.cells, device=DEVICE))
 
     def everything() -> dict[str, torch.Tensor]:
         out: dict[str, torch.Tensor] = {}
@@ -203,7 +207,9 @@ def test_a_model_that_uses_it(mode: Any, q_token: Any, monkeypatch: pytest.Monke
         out["act"], (out["seed H"], out["seed L"]) = hrm.act(tokens, seed)
         for last in (False, True):
             hrm.zero_grad()
-            after, q, loss = hrm.td_segment(hrm.carry_from(seed), tokens, action, target, last=last)
+            after, q, loss = hrm.td_segment(
+                hrm.carry_from(seed), tokens, action, *target, last=last
+            )
             loss.backward()
             out |= {f"{last} {k}": p.grad for k, p in hrm.named_parameters() if p.grad is not None}
             out |= {f"{last} loss": loss.detach(), f"{last} q": q.detach(), f"{last} H": after.z_H}
@@ -304,8 +310,8 @@ def test_bad_input() -> None:
 GOOD = {
     "stream": None, "boards": 0, "shared_limit": 232448, "ctas": 1, "workspace": 0, "weights": 16,
     "table": 16, "position": 16, "head": 16, "rope": 16, "size": 0, "tokens": 16, "z_H": 16,
-    "z_L": 16, "board": 0, "token": 0, "segments": 1, "open": False, "q": 16, "new_H": 16,
-    "new_L": 16, "last_only": False,
+    "z_L": 16, "board": 0, "token": 0, "read": 0, "segments": 1, "open": False, "q": 16,
+    "new_H": 16, "new_L": 16, "last_only": False,
 }  # fmt: skip
 
 

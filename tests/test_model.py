@@ -49,7 +49,7 @@ def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("q_token", ["last", "agent", "mean"])
+@pytest.mark.parametrize("q_token", ["last", "agent", "mean", "goal"])
 def test_gradients_against_central_differences(positions: str, q_token: str) -> None:
     """One cycle, where the 1-step gradient is the whole gradient, in float64."""
     hrm = model(positions=positions, q_token=q_token, h_cycles=1, l_cycles=1).double()
@@ -106,7 +106,7 @@ def test_the_carry_is_detached_and_inference_keeps_nothing() -> None:
 
 
 @pytest.mark.parametrize("carry_mode", ["reset", "carry", "full"])
-@pytest.mark.parametrize("q_token", ["last", "agent", "mean"])
+@pytest.mark.parametrize("q_token", ["last", "agent", "mean", "goal"])
 def test_a_decision_is_its_segments(carry_mode: str, q_token: str) -> None:
     hrm, tokens = model(carry=carry_mode, q_token=q_token), boards(5)
     seed = Carry(*torch.randn(2, 5, *hrm.seed_shape).unbind())
@@ -141,6 +141,25 @@ def test_q_token() -> None:
     for token, expected in (("last", z[:, -1]), ("agent", agent), ("mean", z.mean(1))):
         hrm = model(q_token=token)
         torch.testing.assert_close(hrm.q_values(z, tokens), expected @ hrm.q_head.T)
+
+
+def test_one_pass_values_every_cell_as_the_goal() -> None:
+    """Neither goal nor start mark is seen, so all goals of a board are valued alike by one pass."""
+    hrm, tokens = model(q_token="goal", carry="carry"), boards(4)
+    seed = Carry(*torch.randn(2, 4, 8).unbind())
+    values = hrm.goal_values(tokens, seed)  # [B, cells, A]
+    assert values.shape == (4, 12, 4) and (values > 0).all() and (values < 1).all()
+    bare = tokens.masked_fill(tokens == ord(">"), ord("."))
+    for goal in range(12):
+        board = bare.clone()
+        board[:, goal] = ord(">")
+        board[:, goal - 5] = ord("<")
+        there = (tokens == ord("@")).int().argmax(1)
+        board[torch.arange(4), there] = ord("@")
+        shown = (board == ord(">")).any(1)
+        q, _ = hrm.decide(board, seed)
+        assert shown.any()
+        torch.testing.assert_close(q[shown], values[shown, goal])
 
 
 def test_embedding() -> None:
@@ -302,7 +321,7 @@ def test_bad_tokens_and_seeds() -> None:
         hrm.decide(boards(2), (seed, seed))
 
 
-@pytest.mark.parametrize("q_token", ["last", "agent", "mean"])
+@pytest.mark.parametrize("q_token", ["last", "agent", "mean", "goal"])
 @pytest.mark.parametrize("mode", ["reset", "carry", "full"])
 @pytest.mark.parametrize("positions", ["rope", "rope2d+learned", "learned"])
 def test_what_nobody_reads_can_be_left_out(q_token: str, mode: str, positions: str) -> None:

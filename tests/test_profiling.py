@@ -44,8 +44,10 @@ def test_eager_and_fused_answer_alike_and_are_timed() -> None:
     sizes = {"num_mazes": 8, "batch_size": 4, "replay_size": 200, "learning_starts": 32}
     hrm = replace(quick.hrm, segments=3)
     tiny = replace(quick, hrm=hrm, dqn=replace(quick.dqn, **sizes))
-    trainers, missing, case = train_peers.peers(tiny, "tiny", ["cpu"], torch.device("cpu"))
-    assert list(trainers) == ["reference", "cpu"]
+    trainers, missing, case = train_peers.peers(
+        tiny, "tiny", ["unfused", "cpu"], torch.device("cpu")
+    )
+    assert list(trainers) == ["reference", "unfused", "cpu"]
     assert not missing
     rows = [bench_train.matmul_row(1, 1)]
     for kernels, trainer in trainers.items():
@@ -53,7 +55,7 @@ def test_eager_and_fused_answer_alike_and_are_timed() -> None:
         trainer.phase.seconds.clear()
     lines = bench_train.lines_of(rows, [[2.0, 1.0, 4.0] for _ in rows])
     assert lines[1][3:6] == [f"{1e3 * x / rows[1].updates:.3f}" for x in (2, 1, 4)]
-    assert [line[-1] for line in lines] == ["", *["1.00"] * 6]
+    assert [line[-1] for line in lines] == ["", *["1.00"] * 9]
     for row in rows[1:]:
         row.run()
     for trainer in trainers.values():
@@ -67,7 +69,8 @@ def test_every_variant_is_a_command_line() -> None:
     assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
     names = {job.name for job in jobs}
     assert "base" in names
-    assert len(names & {"n-step-1", "n-step-3", "n-step-5"}) == 2  # the base is one of them
+    sizes = {"batch-size-32", "batch-size-64", "batch-size-128"}
+    assert len(names & sizes) == 2  # the base is one of them
     assert args.at == [2_500, 5_000, 7_500, 10_000]
 
 
@@ -115,7 +118,7 @@ def finished(job: study.Job, successes: list[float]) -> None:
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> list[study.Job]:
-    words = ["--names", "base", "n-step-1", "--updates", "40", "--seeds", "0", "1"]
+    words = ["--names", "base", "batch-size-32", "--updates", "40", "--seeds", "0", "1"]
     jobs = study.plan(study.parse([*words, "--out", str(tmp_path)]))
     for job, last in zip(jobs, (0.8, 0.96, 0.92, 1.0), strict=True):
         finished(job, [0.1, 0.2, 0.5, last])
@@ -124,7 +127,7 @@ def jobs(tmp_path: Path) -> list[study.Job]:
 
 def test_a_curve_in_one_row(jobs: list[study.Job]) -> None:
     row = study.row_of(jobs[1], [("update", 25), ("seconds", 1), ("seconds", 10)])
-    assert (row["name"], row["changes"], row["seed"]) == ("n-step-1", "--dqn.n-step 1", 0)
+    assert (row["name"], row["changes"], row["seed"]) == ("batch-size-32", "--dqn.batch-size 32", 0)
     assert (row["update"], row["transitions"], row["seconds"]) == (40, 400, 10.0)
     assert row["success at update 25"] == 0.2
     assert row["success at seconds 1"] is None
@@ -135,14 +138,25 @@ def test_a_curve_in_one_row(jobs: list[study.Job]) -> None:
 
 def test_what_learns_sooner_stands_above(jobs: list[study.Job]) -> None:
     header, *lines = study.table([study.row_of(job, [("update", 40)]) for job in jobs])
-    assert [line[:2] for line in lines] == [["n-step-1", "2"], ["base", "2"]]
+    assert [line[:2] for line in lines] == [["batch-size-32", "2"], ["base", "2"]]
     assert lines[0][2] == "98.0% (96.0% to 100.0%)"
     assert dict(zip(header, lines[1], strict=True))["seconds to 90%"] == "10 (10 to 10), 1 of 2"
 
 
 def test_whole_runs_are_kept(jobs: list[study.Job], capsys: pytest.CaptureFixture) -> None:
     out = str(jobs[0].folder.parent)
-    words = ["--names", "base", "n-step-1", "--updates", "40", "--seeds", "0", "1", "--out", out]
+    words = [
+        "--names",
+        "base",
+        "batch-size-32",
+        "--updates",
+        "40",
+        "--seeds",
+        "0",
+        "1",
+        "--out",
+        out,
+    ]
     assert study.main(words) == 0
     assert "98.0% (96.0% to 100.0%)" in capsys.readouterr().out
     assert len((Path(out) / "study.csv").read_text().splitlines()) == 5

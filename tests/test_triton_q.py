@@ -1,5 +1,5 @@
-"""What is done with Q values in Triton: the TD loss, against its reference in float64 at most twice
-the error of plain PyTorch, and the epsilon-greedy choice, equal to its reference."""
+"""What is done with Q values in Triton: the losses, against their references in float64 at most
+twice the error of plain PyTorch, and the epsilon-greedy choice, equal to its reference."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,12 @@ from torch import Tensor
 pytest.importorskip("kernels.triton.common")  # before Triton itself: chooses its interpreter
 
 from kernels.epsilon_greedy import epsilon_greedy_reference
+from kernels.goal_loss import goal_loss_reference
 from kernels.td_loss import td_loss_reference
 from kernels.triton.epsilon_greedy import epsilon_greedy
 from kernels.triton.epsilon_greedy import op as greedy_op
+from kernels.triton.goal_loss import goal_loss
+from kernels.triton.goal_loss import op as goal_op
 from kernels.triton.td_loss import op as td_op
 from kernels.triton.td_loss import td_loss
 from tests.triton_checks import assert_as_good, strided
@@ -21,15 +24,13 @@ from tests.triton_checks import assert_as_good, strided
 pytestmark = pytest.mark.triton
 
 
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("B, A", [(1, 1), (3, 4), (7, 8), (256, 8), (1500, 5)])
-def test_td_loss(B: int, A: int, weighted: bool) -> None:
+def test_td_loss(B: int, A: int) -> None:
     """Strided q and actions; an upstream gradient that is one number expanded."""
     a_tm1, target = torch.randint(A, (2 * B,))[::2], torch.randn(B)
-    weight = torch.rand(B) if weighted else None
 
     def at(f: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda q: f(q, a_tm1, target, weight).expand(5)
+        return lambda q: f(q, a_tm1, target).expand(5)
 
     def draw() -> list[Tensor]:
         return [strided(B, A), torch.tensor(-1.7).expand(5)]
@@ -42,6 +43,56 @@ def test_td_loss_leaves_target_alone_and_shows_an_action_that_is_none() -> None:
     td_loss(q, torch.randint(8, (6,)), target).backward()
     assert target.grad is None
     assert td_loss(q, torch.full((6,), 8), target).isnan()
+
+
+def goal_draw(B: int, T: int, A: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Actions, and targets and weights of every cell, some of them 0."""
+    a_tm1, target, weight = torch.randint(A, (2 * B,))[::2], *torch.rand(2, B, T - 1)
+    return a_tm1, target, weight * (torch.rand(B, T - 1) < 0.7)
+
+
+@pytest.mark.parametrize(
+    "B, T, D, A", [(1, 2, 1, 1), (3, 50, 48, 4), (7, 100, 20, 8), (2, 9, 200, 3)]
+)
+def test_goal_loss(B: int, T: int, D: int, A: int) -> None:
+    """Strided states; an upstream gradient that is one number expanded; values far from 1/2 too."""
+    a_tm1, target, weight = goal_draw(B, T, A)
+
+    def at(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda z, head: f(z, head, a_tm1, target.to(z), weight.to(z)).expand(5)
+
+    def draw() -> list[Tensor]:
+        return [strided(B, T, D), 4 * D**-0.5 * torch.randn(A, D), torch.tensor(-1.7).expand(5)]
+
+    assert_as_good(at(goal_loss), at(goal_loss_reference), draw, torch.float32, draws=10)
+
+
+def test_goal_loss_of_bfloat16_states() -> None:
+    """The head stays in float32: only what z_H lost by rounding is lost."""
+    (a_tm1, target, weight), head = goal_draw(3, 50, 4), torch.randn(4, 48)
+    z = torch.randn(3, 50, 48).bfloat16()
+    losses, gradients = [], []
+    for f, dtype in ((goal_loss, torch.bfloat16), (goal_loss_reference, torch.float32)):
+        given = z.detach().clone().to(dtype).requires_grad_()
+        loss = f(given, head, a_tm1, target, weight)
+        loss.backward()
+        assert given.grad is not None and given.grad.dtype == dtype
+        losses.append(loss.detach())
+        gradients.append(given.grad.bfloat16())
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
+
+
+def test_goal_loss_far_from_even_chances() -> None:
+    """Values that round to 0 and 1 are still pulled at, and an action that is none shows."""
+    z, head = torch.ones(1, 5, 1), torch.tensor([[90.0], [-90.0]], requires_grad=True)
+    target, weight = torch.tensor([[0.0, 1.0, 0.5, 0.25]]), torch.ones(1, 4)
+    for action, loss in ((0, 90 * 2.25), (1, 90 * 1.75)):
+        found = goal_loss(z, head, torch.tensor([action]), target, weight)
+        assert found.item() == pytest.approx(loss)
+        (gradient,) = torch.autograd.grad(found, head)
+        assert gradient[action].item() == pytest.approx(2.25 if action == 0 else -1.75)
+    assert goal_loss(z, head, torch.tensor([2]), target, weight).isnan()
 
 
 @pytest.mark.parametrize("N, A", [(1, 1), (3, 4), (200, 5), (257, 8)])
@@ -72,8 +123,8 @@ def test_epsilon_greedy_explores_evenly_and_takes_strides() -> None:
 
 def test_opcheck() -> None:
     q, a_tm1, target = torch.randn(6, 4), torch.randint(4, (6,)), torch.randn(6)
-    for weight in (None, torch.rand(6)):
-        torch.library.opcheck(td_op, (q, a_tm1, target, weight))
+    torch.library.opcheck(td_op, (q, a_tm1, target))
+    torch.library.opcheck(goal_op, (torch.randn(6, 9, 5), torch.randn(4, 5), *goal_draw(6, 9, 4)))
     torch.library.opcheck(greedy_op, (q, torch.rand(1), torch.rand(6)))
 
 
@@ -96,14 +147,25 @@ def test_compiles_whole() -> None:
 def test_bad_input() -> None:
     q, a_tm1, target = torch.randn(6, 4), torch.randint(4, (6,)), torch.randn(6)
     for name, losers in {
-        "q": (q[0], a_tm1, target, None),
-        "a_tm1": (q, a_tm1.int(), target, None),
-        "target": (q, a_tm1, target[1:], None),
-        "target is torch.float64": (q, a_tm1, target.double(), None),
-        "weight": (q, a_tm1, target, torch.rand(6, requires_grad=True)),
+        "q": (q[0], a_tm1, target),
+        "a_tm1": (q, a_tm1.int(), target),
+        "target": (q, a_tm1, target[1:]),
+        "target is torch.float64": (q, a_tm1, target.double()),
     }.items():
         with pytest.raises(ValueError, match=f"^{name} .* expected"):
             td_loss(*losers)
+    z, head, goals = torch.randn(6, 9, 5), torch.randn(4, 5), torch.rand(6, 8)
+    for name, losers in {
+        "z_H": (z[0], head, a_tm1, goals, goals),
+        "z_H is torch.float64": (z.double(), head, a_tm1, goals, goals),
+        "head": (z, head.T, a_tm1, goals, goals),
+        "a_tm1": (z, head, a_tm1[1:], goals, goals),
+        "target": (z, head, a_tm1, goals[:, 1:], goals),
+        "weight": (z, head, a_tm1, goals, goals.double()),
+        "target or weight": (z, head, a_tm1, goals.clone().requires_grad_(), goals),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name} .* expected"):
+            goal_loss(*losers)
     for name, choice in {
         "q": (q[0], 0.1, target),
         "epsilon": (q, torch.rand(2), target),

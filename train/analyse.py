@@ -22,12 +22,12 @@ from torch import Tensor
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry
-from hrm_fast.config import AGENT
 from train import agents, cli, convergence
 from train.checkpoint import load, replacing
 from train.config import SEED_LIMIT, Config, choose_device, maze_of, require
 from train.convergence import COLUMNS, INTERVENTIONS, LEVELS, REFERENCES
 from train.record import decide_and_record
+from train.replay import AGENT, agent_cell
 
 FLOOR, GOAL = ord("."), ord(">")
 CHUNK = 256  # boards thought about at once: bounds the memory of z, [S, CHUNK, T, D]
@@ -112,7 +112,7 @@ def think(
     batch = len(tokens)
     at = torch.full((batch,), hrm.config.cells, device=tokens.device)
     if token == "agent":
-        at = (tokens == AGENT).to(torch.uint8).argmax(1) + 1  # the puzzle token is 0
+        at = agent_cell(tokens) + 1  # the puzzle token is 0
     row = torch.arange(batch, device=tokens.device)
     start = hrm.start(batch)
     if intervention == "z reset":

@@ -75,20 +75,19 @@ def fit_model_to_board(config: Config) -> Config:
     else:
         highest = ord("|")  # of the codes on a board
         require("hrm.vocab", vocab, hrm.vocab_size > highest, f"more than {highest}")
-    _check_goals(config)
     fitted = replace(hrm, cells=env.cells, columns=env.cols, actions=env.actions, vocab=vocab)
+    if hrm.q_token != "goal":
+        return replace(config, hrm=fitted, dqn=replace(config.dqn, hindsight=0))
+    _check_goals(config)
     return replace(config, hrm=fitted)
 
 
 def _check_goals(config: Config) -> None:
-    """ValueError: what does not go with the values of all goals, or only with them."""
-    env, dqn, q_token = config.env, config.dqn, config.hrm.q_token
-    if q_token != "goal":
-        why = "0 unless hrm.q-token is 'goal', whose values it bounds"
-        return require("dqn.hindsight", dqn.hindsight, dqn.hindsight == 0, why)
+    """ValueError: what does not go with the values of all goals."""
+    env, dqn = config.env, config.dqn
     is_shown = isinstance(env, MazeSpec) and env.view_radius is None
-    why = "'agent', 'last' or 'mean' where no goal is to be seen on the whole board"
-    require("hrm.q-token", q_token, is_shown, why)
+    why = "agent, last or mean where the whole board, with its goal, is not seen"
+    require("hrm.q-token", config.hrm.q_token, is_shown, why)
     why = "with hrm.q-token 'goal'"
     require("dqn.n-step", dqn.n_step, dqn.n_step == 1, f"1 {why}")
     terminal = dqn.timeout_is_terminal

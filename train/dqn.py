@@ -90,9 +90,10 @@ class Trainer:
         for s in range(updates):
             with phase("segment"):
                 if best is None:
-                    td = batch.a_tm1, y, weight
                     last = s + 1 == self.config.hrm.segments
-                    carry, q, loss = self.hrm.td_segment(carry, batch.s_tm1, *td, last)
+                    carry, q, loss = self.hrm.td_segment(
+                        carry, batch.s_tm1, batch.a_tm1, y, weight, last=last
+                    )
                 else:
                     carry, q, loss = segment_with_halting(self.hrm, carry, batch, y, best, s)
             with phase("backward"):

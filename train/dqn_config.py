@@ -36,8 +36,8 @@ class DQNConfig:
     n_step: int = 1
     """Rewards summed before the target bootstraps."""
     hindsight: int = 0
-    """Steps that the walk after a transition is looked at: the cells that it reaches bound the
-    values of those goals from below (hrm.q-token goal; 0: none)."""
+    """With hrm.q-token goal: the cells that the agent reaches within so many steps after a
+    transition bound the values of these goals from below (0: none do)."""
     max_abs_reward: float = 1.0
     """Rewards are learned from as if they were at most this far from 0 (Mnih et al. clip them)."""
     gamma: float = 0.95

@@ -1,5 +1,7 @@
-"""One flat weight vector, its optimisers (AdamATan2, sign-SGD for the puzzle token, and Muon for the
-blocks' matrices where asked for), its learning-rate schedule and its moving average."""
+"""One flat weight vector, its optimisers, its learning-rate schedule and its moving average.
+
+AdamATan2 trains it, sign-SGD the puzzle token, and Muon the blocks' matrices where asked for.
+"""
 
 from collections.abc import Callable
 
@@ -114,8 +116,8 @@ class Optimiser:
         offset = 0
         for shape in self.shapes:
             part = slice(offset, offset + shape.numel())
-            stacks = [x[:, part].unflatten(1, shape) for x in blocks]
-            muon(*stacks, lr, dqn.muon_momentum, dqn.weight_decay)
+            w, g, m = (x[:, part].unflatten(1, shape) for x in blocks)
+            muon(w, g, m, lr, dqn.muon_momentum, dqn.weight_decay)
             offset = part.stop
         self.target_flat[numbers].lerp_(self.flat[numbers], 1 - dqn.target_decay)
         self.grad[numbers].zero_()

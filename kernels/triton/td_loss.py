@@ -14,8 +14,8 @@ from kernels.triton.common import contiguous, register
 
 @triton.jit
 def kernel(
-    q, a_tm1, target, weight, loss, dq, share, B: tl.constexpr,
-    A: tl.constexpr, WEIGHT: tl.constexpr, BB: tl.constexpr, BA: tl.constexpr,
+    q, a_tm1, target, loss, dq, share, B: tl.constexpr,
+    A: tl.constexpr, BB: tl.constexpr, BA: tl.constexpr,
 ):  # fmt: skip
     a = tl.arange(0, BA)
     total = tl.zeros((BB,), tl.float32)
@@ -25,46 +25,34 @@ def kernel(
         known = (b < B) & (chosen >= 0) & (chosen < A)
         q_a = tl.load(q + b.to(tl.int64) * A + chosen, known, other=float("nan")).to(tl.float32)
         error = tl.where(b < B, q_a - tl.load(target + b, b < B, other=0.0), 0.0)
-        weighted = error
-        if WEIGHT:
-            weighted = tl.load(weight + b, b < B, other=0.0) * error
-        total += weighted * error
-        gradient = tl.where(a[None, :] == chosen[:, None], (2 * weighted * share)[:, None], 0.0)
+        total += error * error
+        gradient = tl.where(a[None, :] == chosen[:, None], (2 * error * share)[:, None], 0.0)
         at = dq + b.to(tl.int64)[:, None] * A + a[None, :]
         tl.store(at, gradient.to(dq.dtype.element_ty), (b < B)[:, None] & (a < A)[None, :])
     tl.store(loss, tl.sum(total, 0) * share)
 
 
-def _td_loss(
-    q: Tensor, a_tm1: Tensor, target: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    q, a_tm1, target, weight = contiguous(q, a_tm1, target, weight)
-    loss, dq = _fake(q, a_tm1, target, weight)
+def _td_loss(q: Tensor, a_tm1: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    q, a_tm1, target = contiguous(q, a_tm1, target)
+    loss, dq = _fake(q, a_tm1, target)
     B, A = q.shape
     BA = triton.next_power_of_2(A)
     BB = min(max(1, 4096 // BA), triton.next_power_of_2(B))
-    kernel[(1,)](
-        q, a_tm1, target, target if weight is None else weight, loss, dq, 1 / B, B,
-        A, weight is not None, BB, BA,
-    )  # fmt: skip
+    kernel[(1,)](q, a_tm1, target, loss, dq, 1 / B, B, A, BB, BA)
     return loss, dq
 
 
-def _fake(q: Tensor, a_tm1: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+def _fake(q: Tensor, a_tm1: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return q.new_empty((), dtype=torch.float32), q.new_empty(q.shape)
 
 
-op = register(
-    "td_loss(Tensor q, Tensor a_tm1, Tensor target, Tensor? weight) -> (Tensor, Tensor)",
-    _td_loss,
-    _fake,
-)
+op = register("td_loss(Tensor q, Tensor a_tm1, Tensor target) -> (Tensor, Tensor)", _td_loss, _fake)
 
 
 class _TdLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, a_tm1, target, weight):
-        loss, dq = op(q, a_tm1, target, weight)
+    def forward(ctx, q, a_tm1, target):
+        loss, dq = op(q, a_tm1, target)
         ctx.save_for_backward(dq)
         return loss
 
@@ -72,25 +60,22 @@ class _TdLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dloss):
         (dq,) = ctx.saved_tensors
-        return (dq * dloss).to(dq.dtype), None, None, None
+        return (dq * dloss).to(dq.dtype), None, None
 
 
-def td_loss(q: Tensor, a_tm1: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def td_loss(q: Tensor, a_tm1: Tensor, target: Tensor) -> Tensor:
     """As `kernels.td_loss.td_loss`; an action that does not exist makes the loss NaN.
 
-    ValueError: a shape or dtype does not fit, B is 0, or weight wants a gradient (it gets none).
+    ValueError: a shape or dtype does not fit, or B is 0.
     """
     if q.dim() != 2 or not q.numel():
         raise ValueError(f"q is {list(q.shape)}: expected [B, A], B and A at least 1")
     for name, tensor, dtype in (
         ("a_tm1", a_tm1, torch.int64),
         ("target", target, torch.float32),
-        ("weight", weight, torch.float32),
     ):
-        if tensor is not None and (tensor.dtype != dtype or tensor.shape != q.shape[:1]):
+        if tensor.dtype != dtype or tensor.shape != q.shape[:1]:
             raise ValueError(
                 f"{name} is {tensor.dtype} {list(tensor.shape)}: expected {dtype} [{len(q)}]"
             )
-    if weight is not None and weight.requires_grad:
-        raise ValueError("weight requires a gradient: expected none")
-    return _TdLoss.apply(q, a_tm1, target.detach(), weight)
+    return _TdLoss.apply(q, a_tm1, target.detach())
