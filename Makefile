@@ -4,7 +4,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train study study-view figures test test-all test-minihack lint format clean
+.PHONY: train study figures test test-all test-minihack lint format clean
 .PHONY: sanitize sanitize-address,undefined sanitize-thread sanitize-fuzz
 
 train: .venv/installed
@@ -14,11 +14,6 @@ train: .venv/installed
 study: .venv/installed
 	$(BIN)/python -m profiling.study --out runs/study --seeds 0 1 2 3 4 --updates 2500 \
 	--at 1000 1500 2000 2500 --names base carry-carry carry-full $(ARGS)
-
-# the same where the agent sees only the cells around it, three seeds: three quarters of an hour on one
-study-view: .venv/installed
-	$(BIN)/python -m profiling.study --out runs/study-view --seeds 0 1 2 --updates 5000 \
-	--base-args "--preset quick --env.view-radius 1" --names base carry-carry carry-full $(ARGS)
 
 # every figure of README and docs/, from committed results; the viewer's wants Chromium
 figures: .venv/installed

@@ -235,7 +235,10 @@ class HRM(nn.Module):
         segments: int | None = None,
     ) -> torch.Tensor:
         """Q values float32 [B, cells, A] of every cell as the goal; `decide` reads those of one."""
-        z_H = self.decide(tokens, seed, segments)[1].z_H
+        return self.values_of_cells(self.decide(tokens, seed, segments)[1].z_H)
+
+    def values_of_cells(self, z_H: torch.Tensor) -> torch.Tensor:
+        """Q values float32 [B, cells, A] of every cell as the goal, given z_H [B, T, D]."""
         return self._head(z_H[:, 1:])
 
     @torch.no_grad()

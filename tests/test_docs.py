@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from profiling import agents_table, browser, figures
+from profiling import browser, figures, speedrun
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,7 +28,7 @@ SHORTER = {
     "python -m train.evaluate": "--episodes 8",
     "python -m train.analyse": "--mazes 4",
     "python -m train.watch": "--episodes 2 --among 4",
-    "python -m profiling.agents_table": "--table",
+    "python -m profiling.speedrun": "--table",
     "python -m profiling.bench_maze": "--repeats 1",
     "python -m profiling.bench_train": "--repeats 1",
     "python -m profiling.kernel_report": "--no-cuda",
@@ -37,12 +37,11 @@ SHORTER = {
 SLOW = (
     *("python -m profiling.bench_maze", "python -m profiling.bench_train"),
     *("python -m profiling.kernel_report", "python profiling/gpu_check.py"),
-    "python -m train.analyse profiling/results",
 )
 NOT_RUN = {
-    "make train": "trains `quick` to its end; tests/test_train.py trains",
+    "make train": "trains `maze` to its end; tests/test_train.py trains",
     "make test": "runs this",
-    "make study": "an hour (with -view as well); tests/test_profiling.py has its program",
+    "make study": "takes long; tests/test_profiling.py has its program",
     "make figures": "test_every_picture_is_drawn runs its program",
     "pip install": "the tests run where it has been done",
     "torchrun": "tests/test_distributed.py starts ranks",
@@ -226,5 +225,5 @@ def test_the_same_picture_again(tmp_path: Path) -> None:
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
 
 
-def test_the_table_of_agents_is_the_file() -> None:
-    assert agents_table.table() in (ROOT / "README.md").read_text()
+def test_the_table_of_the_speedrun_is_the_file() -> None:
+    assert speedrun.table(speedrun.read()) in (ROOT / "README.md").read_text()

@@ -19,7 +19,7 @@ def tokens() -> torch.Tensor:
     return boards
 
 
-@pytest.mark.parametrize("q_token", ["last", "agent", "mean"])
+@pytest.mark.parametrize("q_token", ["last", "agent", "mean", "goal"])
 @pytest.mark.parametrize("carry", ["reset", "carry", "full"])
 @pytest.mark.parametrize("kernels", ["reference", "cpu"])
 def test_a_recorded_decision_is_the_decision(kernels: Any, carry: Any, q_token: Any) -> None:
@@ -35,6 +35,11 @@ def test_a_recorded_decision_is_the_decision(kernels: Any, carry: Any, q_token: 
         for mine, decided in zip(thought.seed, hrm.seed(after), strict=True):
             assert torch.equal(mine, decided)
         assert thought.q.shape == (segments or 4, 5, 4)
+        assert (thought.values is None) == (q_token != "goal")
+        if thought.values is not None:
+            best = hrm.goal_values(obs, seed, segments).amax(-1)
+            assert thought.values.shape == (segments or 4, 5, 12)
+            assert torch.equal(thought.values[-1], best)
         seed = hrm.seed(after)
 
 

@@ -78,6 +78,17 @@ def test_one_segment_is_followed_cycle_by_cycle() -> None:
     assert torch.equal(longer(boards, seed).q[-1], hrm.decide(boards, seed, 2)[0])
 
 
+def test_the_value_of_every_cell_is_on_the_page() -> None:
+    data = record(q_token="goal", segments=1, l_cycles=2)
+    for moment in data["episodes"][0]["moments"][:-1]:
+        assert len(moment["values"]) == 2  # cycles
+        assert all(len(row) == 15 and 0 <= min(row) <= max(row) <= 100 for row in moment["values"])
+        goal = moment["board"].index(">")
+        best = [100 * max(q) for q in moment["q"]]
+        assert [row[goal] for row in moment["values"]] == pytest.approx(best, abs=0.51)
+    assert "values" not in record()["episodes"][0]["moments"][0]
+
+
 def test_shortest_paths() -> None:
     boards = [("@.#..", "..|.>", "....."), (".@#..", "..|.>", "..#..")]
     codes = [[[ord(c) for c in row] for row in board] for board in boards]

@@ -117,11 +117,11 @@ def think(
     start = hrm.start(batch)
     if intervention == "z reset":
         begin, kept = start, hrm.start_seed(batch)
-        q, z_H, z_L, _ = decide_and_record(hrm, tokens, None, 1)
+        q, z_H, z_L, *_ = decide_and_record(hrm, tokens, None, 1)
         z_H, z_L = (z.expand(segments, *z.shape[1:]) for z in (z_H, z_L))
     else:
         begin = hrm.carry_from(seed)
-        q, z_H, z_L, kept = decide_and_record(hrm, tokens, seed, segments)
+        q, z_H, z_L, kept, _ = decide_and_record(hrm, tokens, seed, segments)
     levels = zip((z_H, z_L), begin, start, strict=True)
     measured = [to_references(z[:, row, at], b[row, at], s[row, at]) for z, b, s in levels]
     return q[-1], torch.stack(measured).cpu(), kept

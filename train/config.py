@@ -233,7 +233,7 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
         require("resume", resume, resume != "", "a run's folder or URL")
         start = load(remote.here(resume) / "config.json")
     else:
-        default = "paper-maze" if torch.cuda.is_available() else "quick"
+        default = "paper-maze" if torch.cuda.is_available() else "maze"
         start = PRESETS.get(cli.flag(args, "--preset") or default, PRESETS[default])
     asked, args = cli.take(args, "--env")
     if asked is not None:

@@ -14,6 +14,7 @@ class Thought(NamedTuple):
     z_H: torch.Tensor  # [S, B, T, D], after each segment
     z_L: torch.Tensor
     seed: Carry  # of the next decision, [B, *seed_shape] twice
+    values: torch.Tensor | None  # float32 [S, B, cells], of every cell as the goal: its best Q
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def decide_and_record(
     carry = hrm.start(len(tokens)) if seed is None else hrm.carry_from(seed)
     halting = hrm.config.halting and segments is None
     halted = torch.zeros(len(tokens), 1, 1, dtype=torch.bool, device=tokens.device)
-    qs, carries = [], []
+    qs, carries, values = [], [], []
     for _ in range(hrm.config.segments if segments is None else segments):
         new, q = hrm.segment(carry, tokens)
         if halting:
@@ -41,5 +42,8 @@ def decide_and_record(
         carry = new
         qs.append(q)
         carries.append(carry)
+        if hrm.config.q_token == "goal":
+            values.append(hrm.values_of_cells(carry.z_H).amax(-1))
     z_H, z_L = (torch.stack(z) for z in zip(*carries, strict=True))
-    return Thought(torch.stack(qs), z_H, z_L, hrm.seed(carry))
+    every_cell = torch.stack(values) if values else None
+    return Thought(torch.stack(qs), z_H, z_L, hrm.seed(carry), every_cell)

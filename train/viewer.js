@@ -233,6 +233,7 @@ function build() {
     line.innerHTML = '<th scope="row"></th><td><div class="bar"></div></td><td></td>';
     line.firstChild.textContent = `${SIGNS[action]} ${ACTIONS[action]}`;
   });
+  at("valuesline").hidden = !data.episodes[0].moments[0].values;
   buildBoard();
   buildThought();
 }
@@ -240,7 +241,7 @@ function build() {
 build();
 show(0);
 document.addEventListener("keydown", press);
-for (const name of ["path", "shortest", "arrows"]) at(`show-${name}`).addEventListener("change", () => draw(false));
+for (const name of ["path", "shortest", "values", "arrows"]) at(`show-${name}`).addEventListener("change", () => draw(false));
 const BUTTONS = {
   first: KEYS.Home,
   back: KEYS.ArrowLeft,

@@ -34,6 +34,7 @@ class Moment:
     state: Tensor | None = None  # uint8 [rows, cols], all of the maze; None on the last board
     q: Tensor | None = None  # float32 [S, A], after each segment; None on the last board
     away: Tensor | None = None  # float32 [2, S], of z_H and z_L before each segment
+    values: Tensor | None = None  # float32 [S, cells], of every cell as the goal, if it has them
 
 
 def thinker(hrm: HRM, segments: int | None) -> tuple[Thinker, str]:
@@ -52,8 +53,9 @@ def thinker(hrm: HRM, segments: int | None) -> tuple[Thinker, str]:
 
     def think(obs: Tensor, z: Carry) -> Thought:
         cycles = [decide_and_record(model, obs, z) for model in (*shorter, hrm)]
-        q, z_H, z_L = (torch.cat(parts) for parts in list(zip(*cycles, strict=True))[:3])
-        return Thought(q, z_H, z_L, cycles[-1].seed)
+        q, z_H, z_L, _, values = zip(*cycles, strict=True)
+        every_cell = torch.cat(values) if config.q_token == "goal" else None
+        return Thought(torch.cat(q), torch.cat(z_H), torch.cat(z_L), cycles[-1].seed, every_cell)
 
     return think, "cycle"
 
@@ -87,7 +89,8 @@ def play(hrm: HRM, think: Thinker, spec: MazeSpec, episodes: int, seed: int) -> 
         for i, maze in enumerate(walking.tolist()):
             board, state = obs[maze].clone(), states[maze]
             q, at = thought.q[:, i], away[:, :, i]
-            played[maze].append(Moment(board, reward[maze].item(), "", state, q, at))
+            values = None if thought.values is None else thought.values[:, i]
+            played[maze].append(Moment(board, reward[maze].item(), "", state, q, at, values))
         z.z_H[walking], z.z_L[walking] = thought.seed
         action = torch.zeros(episodes, dtype=torch.int64)
         action[walking] = thought.q[-1].argmax(-1)
@@ -146,6 +149,8 @@ def as_data(episode: list[Moment], number: int, spec: MazeSpec) -> dict[str, Any
         if moment.q is not None and moment.away is not None:
             data["q"] = [[round(value, 4) for value in row] for row in moment.q.tolist()]
             data["away"] = [[float(f"{x:.3g}") for x in row] for row in moment.away.tolist()]
+        if moment.values is not None:
+            data["values"] = (100 * moment.values).round().int().tolist()  # percent
         moments.append(data)
     return {"number": number, "end": episode[-1].end, "moments": moments}
 

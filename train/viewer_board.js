@@ -82,6 +82,15 @@ function arrows(cell, q, parent) {
   });
 }
 
+/** Every cell that could be the goal, the more coloured the more it is worth: percent. */
+function field(values, board, parent) {
+  values.forEach((percent, cell) => {
+    if ("|#@ ?".includes(board[cell])) return;
+    const [x, y] = [column(cell) * CELL, row(cell) * CELL];
+    svg("rect", { class: "value", x, y, width: CELL, height: CELL, opacity: (0.8 * percent) / 100 }, parent);
+  });
+}
+
 /** The board's frame, built once; `drawBoard` fills its layers. */
 function buildBoard() {
   const [width, height] = [data.cols * CELL, data.rows * CELL];
@@ -103,8 +112,9 @@ function buildBoard() {
 
 function drawBoard(arriving) {
   const { moments } = episode();
-  const { board, path, q, reward } = moment();
+  const { board, path, q, reward, values } = moment();
   for (const layer of ["ground", "ways", "above", "arrows"]) at(layer).replaceChildren();
+  if (values && at("show-values").checked) field(values[now.stage - 1], board, at("ground"));
   squares(cellsOf(board, "|"), "shadow", at("ground"), 1.1);
   squares(cellsOf(board, "|"), "wall", at("ground"));
   squares(cellsOf(board, " "), "rock", at("ground"));
