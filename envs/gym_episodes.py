@@ -82,7 +82,7 @@ class Episodes:
             is_old = method == "reset" and isinstance(error, TypeError)
             right = "reset(*, seed=None, options=None)" if is_old else "no exception"
             raise ValueError(
-                f"gym:{self.name} raised {why(error)} in {method} ({place.filename}, line "
+                f"gym:{self.name} raised {reason(error)} in {method} ({place.filename}, line "
                 f"{place.lineno}): expected {right}"
             ) from error
 
@@ -115,10 +115,10 @@ def close(env: gymnasium.Env[Any, Any], name: str) -> None:
     try:
         env.close()
     except Exception as error:
-        tell(f"gym:{name} raises in close", f" ({why(error)}): it may have left something open")
+        tell(f"gym:{name} raises in close", f" ({reason(error)}): it may have left something open")
 
 
-def why(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 

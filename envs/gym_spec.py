@@ -11,7 +11,7 @@ import gymnasium
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
-from envs.gym_episodes import Episodes, close, why
+from envs.gym_episodes import Episodes, close, reason
 from envs.gym_tokens import Tokens, tokens_of
 from envs.spec import check_integer
 
@@ -59,6 +59,10 @@ class GymSpec:
             )
         if self.max_steps is not None:
             check_integer("max_steps", self.max_steps, 1, 2**31 - 1)
+        if not self.whole_grid and self._package != "minigrid":
+            raise ValueError(
+                f"whole_grid is False: expected True, as {self.id} is none of Minigrid"
+            )
         theirs = self._options.get("max_episode_steps")
         if theirs is not None:
             check_integer("max_episode_steps of options", theirs, 1, 2**31 - 1)
@@ -80,8 +84,8 @@ class GymSpec:
             if module:
                 importlib.import_module(module)
         except (Exception, SystemExit) as error:  # a stranger's module may raise anything
-            why_not = f"{text!r} ({why(error)})"
-            raise ValueError(f"env is {why_not}: expected a module that can be imported") from error
+            what = f"{text!r} ({reason(error)})"
+            raise ValueError(f"env is {what}: expected a module that can be imported") from error
         return cls(name)
 
     @property
@@ -116,8 +120,9 @@ class GymSpec:
     def summary(self) -> str:
         """What is observed, what is left out, and whose limit holds, in one line."""
         tokens, _, limit, whose = self.fitted
-        seen = ", ".join(part.title or "one number" for part in tokens.parts)
-        unseen = f"; not {', '.join(tokens.left_out)}, which is text" if tokens.left_out else ""
+        seen = ", ".join(part.title for part in tokens.parts)
+        why = "being text" if self.entry is None else "as entry leaves it out"
+        unseen = f"; not {', '.join(tokens.left_out)}, {why}" if tokens.left_out else ""
         return f"gym:{self.id} observes {seen}{unseen}; limit {limit} steps, {whose}"
 
     @property
@@ -158,13 +163,13 @@ class GymSpec:
         try:
             tokens = tokens_of(space, self.entry)
         except ValueError as error:
+            what = f"the observation of {self.id} does not fit: {error}"
             less = "a wrapper that shows less, registered by gym:MODULE:ID"
-            if isinstance(space, spaces.Dict) and len(space.spaces) > 1:
+            if isinstance(space, spaces.Dict) and self.entry is None:
                 less = f"--env.entry with some of {', '.join(map(str, space.spaces))}, or {less}"
             if self._package == "minigrid" and self.whole_grid:
                 less = f"--env.no-whole-grid for the 7 x 7 cells before the agent, {less}"
-            what = f"the observation of {self.id} does not fit: {error}"
-            raise ValueError(f"{what}; else {less}") from None
+            raise ValueError(what if "entry is" in what else f"{what}; else {less}") from None
         if not isinstance(actions, spaces.Discrete):
             what = " ".join(str(actions).split())[:200]
             raise ValueError(f"the action of {self.id} is {what}: expected Discrete")
@@ -185,7 +190,7 @@ class GymSpec:
             raise ValueError(f"env is gym:{self.id} ({error}): expected {hint}") from None
         except (Exception, SystemExit) as error:  # a stranger's constructor may raise anything
             where = "one that gymnasium.make finds; gym:MODULE:ID imports its module first"
-            raise ValueError(f"env is gym:{self.id} ({why(error)}): expected {where}") from error
+            raise ValueError(f"env is gym:{self.id} ({reason(error)}): expected {where}") from error
 
     def _made(
         self, package: str | None, more: dict[str, Any]

@@ -32,8 +32,9 @@ class Part:
 
     @property
     def title(self) -> str:
-        """Name and shape, as in "image 5 x 5 x 3"."""
-        return " ".join(filter(None, (name_of(self.path), " x ".join(map(str, self.shape)))))
+        """Name and shape, as in "image 5 x 5 x 3"; of a single number the name alone."""
+        shape = " x ".join(map(str, self.shape))
+        return " ".join(filter(None, (name_of(self.path), shape))) or "one number"
 
     def read(self, obs: Any) -> Integers:
         """int64 [numbers]. ValueError: another shape or type than its space says, or beyond it."""
@@ -63,7 +64,7 @@ class Tokens:
 
     parts: tuple[Part, ...]
     groups: tuple[tuple[Path, frozenset[Any] | int], ...]  # Dicts, their keys; tuples, their length
-    left_out: tuple[str, ...]  # entries that are text
+    left_out: tuple[str, ...]  # entries that are text, or are not asked for
     digits: int  # tokens for one number
     vocab: int
     cols: int
@@ -99,8 +100,9 @@ def tokens_of(space: spaces.Space[Any], entry: str | None = None) -> Tokens:
     if not isinstance(space, spaces.Space):
         raise ValueError(f"it is {in_words(space)}: expected a space of Gymnasium's")
     chosen = _chosen(space, entry)
-    left_out = [name_of(path) for path, part in chosen if part is None]
     numbers = [(path, part) for path, part in chosen if part is not None]
+    seen = {path for path, _ in numbers}
+    left_out = [name_of(path) for path, _ in _walk(space) if path not in seen]
     if left_out and not numbers:
         raise ValueError(f"none of {', '.join(left_out)} fits: expected integers, not text")
     parts = [_part(path, part) for path, part in numbers]
