@@ -1,6 +1,7 @@
 """The mazes as Gymnasium environments: one maze (`MazeEnv`) or many at once (`MazeVectorEnv`).
 
-Importing this module registers hrm_fast/FourRooms-v0, hrm_fast/Corridors-v0 and hrm_fast/Room-v0.
+Importing this module registers hrm_fast/FourRooms-v0, hrm_fast/Corridors-v0 and hrm_fast/Room-v0,
+where `import hrm_fast` has not done so.
 """
 
 from dataclasses import fields, replace
@@ -235,9 +236,10 @@ def _picture(board: Board, maze: MazeSpec, mode: str) -> Picture:
 
 
 for _name, _map in (("FourRooms", "four-rooms"), ("Corridors", "corridors"), ("Room", "room")):
-    gymnasium.register(
-        id=f"hrm_fast/{_name}-v0",
-        entry_point=f"{__name__}:MazeEnv",
-        vector_entry_point=f"{__name__}:MazeVectorEnv",
-        kwargs={"map": _map},
-    )
+    if f"hrm_fast/{_name}-v0" not in gymnasium.registry:
+        gymnasium.register(
+            id=f"hrm_fast/{_name}-v0",
+            entry_point=f"{__name__}:MazeEnv",
+            vector_entry_point=f"{__name__}:MazeVectorEnv",
+            kwargs={"map": _map},
+        )

@@ -78,6 +78,9 @@ class MazeBatch:
         self._native.step(to_do, *(tensor.numpy() for tensor in out))
         return out
 
+    def close(self) -> None:
+        """Nothing to give back; here since `GymBatch` has it."""
+
     def observe(self) -> torch.Tensor:
         """The present observations, uint8 [N, cells]; nothing moves."""
         obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8)

@@ -9,7 +9,17 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
+from gymnasium.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    MultiBinary,
+    MultiDiscrete,
+    OneOf,
+    Sequence,
+    Text,
+    Tuple,
+)
 
 from envs import GymBatch, GymSpec
 from envs.gym_tokens import tokens_of
@@ -18,6 +28,11 @@ from train import config as configs
 from train.config import PRESETS, fit_model_to_board
 
 LAKE = GymSpec("FrozenLake-v1", '{"is_slippery": false}')
+
+
+GRID_WORLD = {"agent": np.array([3, 1]), "target": np.array([0, 4])}
+IMAGE = {"a": 3, "image": np.arange(6).reshape(2, 3)}
+NESTED = {"a": {"b": 2, "c": (1, 0)}}
 
 
 class Liar(gymnasium.Env):
@@ -49,7 +64,15 @@ gymnasium.register("tests/Liar-v0", entry_point=Liar)
         (Box(0, 5976, (1, 2), np.int16), [[5976, 78]], [76, 48, 1, 0], 4, 78),
         (Tuple((Discrete(32), Discrete(11), Discrete(2))), (20, 10, 1), [20, 10, 1], 3, 32),
         (Dict(a=Text(5), b=Discrete(3)), {"a": "x", "b": 2}, [2], 1, 3),
-        (Dict(direction=Discrete(4), image=Discrete(9)), {"direction": 1, "image": 8}, [8], 1, 9),
+        (
+            Dict(target=Box(0, 4, (2,), int), agent=Box(0, 4, (2,), int)),
+            GRID_WORLD,
+            [0, 4, 3, 1],
+            4,
+            5,
+        ),
+        (Dict(a=Discrete(4), image=Box(0, 8, (2, 3), int)), IMAGE, [*range(6), 3, 0, 0], 3, 9),
+        (Dict(a=Dict(b=Discrete(3), c=Tuple((Discrete(2), Discrete(1))))), NESTED, [2, 1, 0], 3, 3),
     ],
 )
 def test_tokens(space: Any, obs: Any, tokens: list[int], cols: int, vocab: int) -> None:
@@ -81,9 +104,21 @@ def test_different_observations_are_different_tokens(space: Any) -> None:
         (Text(9), None, "expected integers with bounds"),
         (Tuple(()), None, "0 numbers"),
         (Tuple((Discrete(3), Text(9))), None, "expected integers with bounds"),
-        (Dict(a=Discrete(3), b=Discrete(3)), None, "entry is None: expected one of a, b"),
         (Dict(a=Discrete(3)), "c", "entry is 'c': expected one of a"),
+        (Dict(a=Discrete(3), b=Discrete(2)), "a,c", "entry is 'a,c': expected one of a, b"),
         (Dict(a=Text(3)), None, "none of a fits"),
+        (Dict(a=Text(3), b=Discrete(3)), "a", "a is text"),
+        (
+            Dict(a=Discrete(4), b=Box(0, 9, (19, 19, 3), int)),
+            None,
+            "1084 numbers: expected 1 to 1024",
+        ),
+        (Dict(a=Discrete(4), b=Box(-1, 1, (3,))), None, "b is Box(-1.0, 1.0, (3,), float32)"),
+        (Dict(a=Discrete(4), b=Box(-np.inf, np.inf, (3,))), None, "expected integers with bounds"),
+        (Dict(a=Discrete(4), b=Dict(c=Sequence(Discrete(3)))), None, "b.c is Sequence"),
+        (Tuple((Discrete(3), Dict(a=OneOf((Discrete(3), Discrete(2)))))), None, "1.a is OneOf"),
+        (Box(2**63 - 9, 2**63 - 1, (2,), np.int64), None, "beyond 2**62"),
+        (None, None, "it is None (NoneType): expected a space"),
         (Discrete(3), "a", "entry is 'a': expected None"),
     ],
 )
@@ -241,15 +276,19 @@ def test_our_own_mazes_as_any_other() -> None:
 def test_minigrid() -> None:
     pytest.importorskip("minigrid", reason="the extra minigrid is not installed")
     whole = GymSpec("MiniGrid-Empty-5x5-v0")
-    assert (whole.rows, whole.cols, whole.vocab, whole.actions) == (5, 15, 256, 7)
+    assert (whole.rows, whole.cols, whole.vocab, whole.actions) == (6, 15, 256, 7)
     batch = GymBatch(whole, 2)
-    objects = batch.reset().reshape(2, 5, 5, 3)[..., 0]
+    first = batch.reset()
+    assert first[:, 75:].eq(0).all()  # direction: east; the rest fills up the row
+    assert batch.step(torch.tensor([1, 0])).obs[:, 75].tolist() == [1, 3]
+    objects = first[:, :75].reshape(2, 5, 5, 3)[..., 0]
     assert ((objects == 10).sum((1, 2)) == 1).all()  # Minigrid's number of an agent
     assert (objects[:, 3, 3] == 8).all()  # and of the goal
-    rewards = [batch.step(torch.tensor([a, 6])) for a in (2, 2, 1, 2, 2)]
+    rewards = [batch.step(torch.tensor([a, 6])) for a in (0, 2, 2, 1, 2, 2)]
     assert rewards[-1].solved.tolist() == [True, False]
     assert 0.9 < rewards[-1].reward[0] < 1
-    assert GymSpec("MiniGrid-Empty-5x5-v0", whole_grid=False).cells == 7 * 7 * 3
+    assert GymSpec("MiniGrid-Empty-5x5-v0", whole_grid=False).cells == 8 * 7 * 3
+    assert GymSpec("MiniGrid-Empty-5x5-v0", entry="image").cells == 5 * 5 * 3
 
 
 def test_minihack() -> None:

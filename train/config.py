@@ -94,16 +94,32 @@ def _check_goals(config: Config) -> None:
     require("dqn.timeout-is-terminal", terminal, not terminal, f"False {why}")
 
 
-def in_gym(start: Config, asked: str) -> Config:
+def in_gym(start: Config, asked: str, resumes: bool) -> Config:
     """A starting point on the environment `gym:ID` instead of a maze, or of the one it has."""
+    require("env", asked, not resumes or isinstance(start.env, GymSpec), "none: it began in a maze")
     spec = GymSpec.parse(asked)
     if isinstance(start.env, GymSpec):
         require("env", asked, spec.id == start.env.id, f"gym:{start.env.id}, as the run began")
         return start
-    require("env", asked, not start.resume, "none, as the run began in a maze")
     hrm = replace(start.hrm, q_token="mean", cells=1, columns=1)  # nobody says that there is an '@'
     dqn = GYM_DQN if start.hrm.q_token == "goal" else start.dqn
     return replace(start, env=spec, hrm=hrm, dqn=dqn, eval_episodes=64)
+
+
+def check_env_flags(args: list[str], env: MazeSpec | GymSpec) -> None:
+    """ValueError: a flag of a maze beside a Gymnasium environment, or the other way round."""
+    own, other = (
+        {name.name.replace("_", "-") for name in dataclasses.fields(kind)}
+        for kind in ((GymSpec, MazeSpec) if isinstance(env, GymSpec) else (MazeSpec, GymSpec))
+    )
+    if isinstance(env, GymSpec):
+        what = "is of a maze", f"one of gym:{env.id}'s: {', '.join(sorted(own - {'id'}))}"
+    else:
+        what = "is of another environment than a maze", "--env gym:ID, at the beginning of a run"
+    for arg in args:
+        name = arg.split("=")[0].replace("_", "-").removeprefix("--env.").removeprefix("no-")
+        if arg.startswith("--env.") and name in other - own:
+            raise ValueError(f"--env.{name} {what[0]}: expected {what[1]}")
 
 
 def maze_of(config: Config) -> MazeSpec:
@@ -237,12 +253,17 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
         start = PRESETS.get(cli.flag(args, "--preset") or default, PRESETS[default])
     asked, args = cli.take(args, "--env")
     if asked is not None:
-        start = in_gym(start, asked)
-    elif cli.flag(args, "--env.map") is not None:  # the preset's doors belong to the preset's map
+        start = in_gym(start, asked, resume is not None)
+    check_env_flags(args, start.env)
+    has_map = cli.flag(args, "--env.map") is not None
+    if has_map and isinstance(start.env, MazeSpec):  # the preset's doors belong to its map
         plain = MazeSpec(map="room")
         kept = {n: getattr(start.env, n) for n in ("actions", "p_change", "max_steps", "crop_wall")}
         start = replace(start, env=replace(plain, **kept))
     config = cli.parse(Config, description, start, args)
+    if isinstance(start.env, GymSpec) and isinstance(config.env, GymSpec):
+        own, new = start.env.id, config.env.id
+        require("env.id", new, own == new, f"{own}, as the run began, or --env gym:ID")
     if resume is not None:
         for name in ("preset", "seed", "run_dir"):
             asked, kept = getattr(config, name), getattr(start, name)

@@ -129,6 +129,8 @@ def program() -> int:
     size = sum(p.numel() for p in trainer.hrm.parameters())
     on = f"{device}" if ranks == 1 else f"{ranks} processes, {device} the first"
     run.log.say(f"{config.preset}: {size:,} parameters on {on}, run folder {config.run_dir}")
+    if isinstance(config.env, GymSpec):
+        run.log.say(config.env.summary)
     if config.resume and isinstance(config.env, GymSpec):
         run.log.say("new episodes begin: the environment has no way to save those that ran")
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,6 +8,7 @@ Also checkpoints of the published code: HRM-Agent's `.ckpt`, and with --puzzles 
 import json
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -67,11 +68,11 @@ def rollout(
     The ranks of a job walk so many each, in mazes from number `begin` on; the result is of all.
     """
     wave = min(episodes, AT_ONCE) if isinstance(spec, GymSpec) else episodes
-    mazes = make_batch(spec, wave, SEED_LIMIT + seed, device, begin)
-    waves = [
-        _walk(mazes, walker, first, min(wave, episodes - first))
-        for first in range(0, episodes, wave)
-    ]
+    with closing(make_batch(spec, wave, SEED_LIMIT + seed, device, begin)) as mazes:
+        waves = [
+            _walk(mazes, walker, first, min(wave, episodes - first))
+            for first in range(0, episodes, wave)
+        ]
     return _summary(Walks(*(distributed.joined(torch.cat(x)) for x in zip(*waves, strict=True))))
 
 
@@ -223,8 +224,8 @@ def program(
     }
     if isinstance(spec, MazeSpec):
         walkers["shortest path, re-planned"] = shortest_path_walker
-    limit = spec.limit if isinstance(spec, GymSpec) else spec.max_steps
-    print(f"{checkpoint}: {episodes} unseen episodes, limit {limit} steps")
+    where = spec.summary if isinstance(spec, GymSpec) else f"limit {spec.max_steps} steps"
+    print(f"{checkpoint}: {episodes} unseen episodes, {where}")
     results = {}
     for name, walker in walkers.items():
         results[name] = r = rollout(spec, walker, episodes, seed, hrm.puzzle.device)

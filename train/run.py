@@ -232,7 +232,11 @@ class Run:
             self.mirror.may_rename = self.saved_at is not None
 
     def close(self) -> None:
-        """Finish the log and let go of the folder. OSError: it could not be copied to its URL."""
+        """Finish the log and let go of environments and folder.
+
+        OSError: it could not be copied to its URL.
+        """
+        self.trainer.collector.mazes.close()
         self.log.close()
         os.close(self.lock)
         if self.mirror is None:
