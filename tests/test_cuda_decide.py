@@ -37,6 +37,7 @@ SHAPES = {
     "as many tokens as fit": replace(SMALL, cells=255, columns=15, positions="rope2d", **ONE),
     "heads of 64": replace(SMALL, width=64, heads=1, inner=48, carry="full"),
     "four heads": replace(SMALL, width=64, heads=4, inner=80),
+    "width 48, all goals": replace(SMALL, width=48, heads=3, inner=96, q_token="goal"),
     "width 128, heads of 64": replace(SMALL, width=128, inner=32, q_token="mean"),
     "width 128, heads of 16": replace(SMALL, width=128, heads=8, cells=33, **ONE),
 }
@@ -87,7 +88,8 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(hrm: HRM, tokens: torch.Tensor, seed: Carry, boards: int = 0, **options: Any) -> Results:
     made, packed = decider(hrm, boards)
     inputs = hrm._inputs(hrm.carry_from(seed), tokens)
-    return made.decide(packed, *inputs, hrm.config.segments, **options)
+    q, z_H, z_L = made.decide(packed, *inputs, hrm.config.segments, **options)
+    return hrm._activated(q), z_H, z_L
 
 
 def squares(mine: tuple[torch.Tensor, ...], right: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -272,7 +274,8 @@ def test_a_decider_can_be_copied_and_pickled() -> None:
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"cells": 256, "columns": None, "positions": "rope"}, "T is 257: .* takes 2 to 256"),
-    ({"width": 96}, "width is 96: .* takes 32, 64 or 128"),
+    ({"width": 96}, "width is 96: .* takes 32, 48, 64 or 128"),
+    ({"width": 48, "heads": 1}, "head size is 48: .* takes 16 at width 48"),
     ({"heads": 4}, "head size is 8: .* takes 16, 32 or 64"),
     ({"inner": 40}, "inner is 40: .* takes a multiple of 16"),
 ])  # fmt: skip

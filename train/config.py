@@ -101,9 +101,10 @@ def in_gym(start: Config, asked: str, resumes: bool) -> Config:
     if isinstance(start.env, GymSpec):
         require("env", asked, spec.id == start.env.id, f"gym:{start.env.id}, as the run began")
         return start
-    hrm = replace(start.hrm, q_token="mean", cells=1, columns=1)  # nobody says that there is an '@'
-    dqn = GYM_DQN if start.hrm.q_token == "goal" else start.dqn
-    return replace(start, env=spec, hrm=hrm, dqn=dqn, eval_episodes=64)
+    if start.hrm.q_token == "goal":  # nobody says that a goal is drawn, or an '@'
+        start = replace(start, **WITHOUT_GOAL)
+    hrm = replace(start.hrm, q_token="mean", cells=1, columns=1)
+    return replace(start, env=spec, hrm=hrm, eval_episodes=64)
 
 
 def check_env_flags(args: list[str], env: MazeSpec | GymSpec) -> None:
@@ -177,21 +178,28 @@ GOALS_DQN = DQNConfig(
     max_grad_norm=1.0,
     averaged=True,
 )
-# Environments without a drawn goal.
-GYM_DQN = DQNConfig(
-    num_mazes=64,
-    batch_size=128,
-    replay_size=100_000,
-    n_step=3,
-    epsilon_end=0.05,
-    epsilon_updates=2_000,
-    target_decay=0.99,
-    learning_rate=1.5e-3,
-    warmup_updates=200,
-    final_learning_rate=0.1,
-    beta2=0.99,
-    averaged=True,
-)
+# Where no goal is drawn, there is one TD error a board; environments of others start from this.
+WITHOUT_GOAL: dict[str, Any] = {
+    "updates": 8_000,
+    "log_every": 250,
+    "eval_every": 250,
+    "save_every": 4_000,
+    "hrm": replace(SMALL_HRM, width=32, heads=2, inner=64, h_layers=1, l_layers=1, l_cycles=2),
+    "dqn": DQNConfig(
+        num_mazes=64,
+        batch_size=128,
+        replay_size=100_000,
+        n_step=3,
+        epsilon_end=0.05,
+        epsilon_updates=2_000,
+        target_decay=0.99,
+        learning_rate=1.5e-3,
+        warmup_updates=200,
+        final_learning_rate=0.1,
+        beta2=0.99,
+        averaged=True,
+    ),
+}
 
 _PRESETS = (
     Config(

@@ -30,10 +30,12 @@ int strips(const DecideShape &shape) {
 
 void check(const DecideShape &s) {
     require("T", s.T(), s.T() >= 2 && s.T() <= kLargestT, "2 to 256");
-    require("width", s.width, s.width == 32 || s.width == 64 || s.width == 128, "32, 64 or 128");
+    const bool known = s.width == 32 || s.width == 48 || s.width == 64 || s.width == 128;
+    require("width", s.width, known, "32, 48, 64 or 128");
     require("heads", s.heads, s.heads > 0 && s.width % s.heads == 0, "a divisor of the width");
     const int K = s.head_size();
-    require("head size", K, K == 16 || K == 32 || K == 64, "16, 32 or 64");
+    require("head size", K, K == 16 || ((K == 32 || K == 64) && s.width != 48),
+            s.width == 48 ? "16 at width 48" : "16, 32 or 64");
     require("inner", s.inner, s.inner > 0 && s.inner % 16 == 0 && s.inner <= 4096,
             "a multiple of 16 up to 4096");
     require("actions", s.actions, s.actions > 0 && s.actions <= 1024, "1 to 1024");
@@ -59,10 +61,10 @@ void check(const DecideShape &s, const DecideArgs &a) {
     need("z_L", a.z_L, pair);
     if (!a.q || !a.new_H)
         require("results", 0, a.q || a.new_H, "q or the states");
-    const void *const optional[] = {a.rope, a.workspace, a.new_H, a.new_L, a.q, a.position};
-    const char *const names[] = {"rope", "workspace", "new_H", "new_L", "q", "position"};
-    const size_t aligned[] = {16, 16, pair, pair, 4, 4};
-    for (int i = 0; i < 6; ++i)
+    const void *const optional[] = {a.rope, a.workspace, a.new_H, a.new_L, a.q, a.position, a.read};
+    const char *const names[] = {"rope", "workspace", "new_H", "new_L", "q", "position", "read"};
+    const size_t aligned[] = {16, 16, pair, pair, 4, 4, 4};
+    for (int i = 0; i < 7; ++i)
         if (optional[i])
             need(names[i], optional[i], aligned[i]);
     if (!a.new_H != !a.new_L)

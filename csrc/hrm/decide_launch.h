@@ -29,6 +29,8 @@ template <typename E> void launch_any(const Work &work, void *stream) {
     switch (work.shape.width) {
     case 32:
         return launch_width<E, 32>(work, stream);
+    case 48:
+        return launch<E, 48, 16, 1>(work, stream);
     case 64:
         return launch_width<E, 64>(work, stream);
     default:
