@@ -14,12 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-from matplotlib.figure import Figure
-
 from profiling import browser
 from train import cli, convergence, curve, watch
 from train.checkpoint import replacing
 from train.figures import draw_sweep, read_sweep
+from train.plots import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "profiling" / "results"

@@ -9,10 +9,9 @@ import argparse
 import csv
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from train import cli
 from train.checkpoint import replacing
+from train.plots import Figure
 
 KERNELS = Path(__file__).parent / "results" / "kernel_report.csv"
 PARTS = {  # a row of the table -> the kernels that move its bytes

@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from train import cli
 from train.checkpoint import replacing
 from train.config import PRESETS, require
 from train.dqn import Trainer
+from train.plots import Figure
 from train.run import Run
 
 RESULTS = Path(__file__).parent / "results"

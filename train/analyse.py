@@ -23,7 +23,7 @@ from torch import Tensor
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry
 from train import agents, cli, convergence
-from train.checkpoint import load, replacing
+from train.checkpoint import load, open_text, replacing
 from train.config import SEED_LIMIT, Config, choose_device, maze_of, require
 from train.convergence import COLUMNS, INTERVENTIONS, LEVELS, REFERENCES
 from train.record import decide_and_record
@@ -245,7 +245,7 @@ def main() -> None:
         require("segments", segments, segments >= 2, "2 or more, such as --segments 8")
         maze_of(config)  # an agent of another environment ends here, before a folder is made
         table = options.out / "convergence.csv"
-        with replacing(table) as part, part.open("w", newline="") as file:  # a bad path fails here
+        with replacing(table) as part, open_text(part) as file:  # a bad path fails here
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(study(config, hrm, options))

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -45,15 +45,18 @@ class Damaged(ValueError):
 def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it if the block ends well, else removed.
 
-    What stood there is renamed to `previous` where that is asked for. What is there and no regular
-    file, such as /dev/stdout, is written to as it is.
+    What stood there is renamed to `previous` where that is asked for. A symbolic link is followed:
+    what it points to is replaced. What is there and no regular file, and the links of /dev and
+    /proc, such as /dev/stdout, are written to as they are.
 
     Raises:
         OSError: the disk is full or the folder cannot be written, in one line that names `path`.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    is_special = path.exists() and not path.is_file() and not path.is_dir()
+    if is_special or (path.is_symlink() and str(path).startswith(("/dev/", "/proc/"))):
         yield path
         return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +86,12 @@ def _to_disk(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
+
+
+def open_text(path: Path) -> TextIO:
+    """To write a table's rows to, in UTF-8 whatever the locale; what is no text stays as it is."""
+    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def save_tensors(

@@ -1,12 +1,15 @@
 """Command lines made of dataclasses (tyro), whose every error is one line and exit status 2."""
 
+import codecs
 import contextlib
+import errno
 import io
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -17,8 +20,38 @@ T = TypeVar("T")
 
 def fail(message: object) -> NoReturn:
     """Say what is wrong in one line on stderr and exit with status 2."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # of a terminal that has gone
+        print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def say(text: str) -> None:
+    """Print a line; where the terminal has gone, nobody reads it, and the program goes on."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
+
+
+@contextlib.contextmanager
+def handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """Handle signals within the block, in the main thread: elsewhere Python refuses it.
+
+    What nohup or a shell had ignored when the program began stays so, but SIGINT and SIGTERM.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            is_asked = number in (signal.SIGINT, signal.SIGTERM)
+            if is_asked or signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def parse(
@@ -30,7 +63,8 @@ def parse(
     """Build `what` (a dataclass or a function) from the command line, as `tyro.cli` does."""
     options: dict[str, Any] = {} if default is None else {"default": default}
     said = io.StringIO()
-    args = _read_maps(sys.argv[1:] if args is None else args)
+    args = [_expand(arg) for arg in (sys.argv[1:] if args is None else args)]
+    args = _read_maps(args)
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(what, description=description, args=args, **options)
@@ -49,10 +83,16 @@ def take(args: Sequence[str], name: str) -> tuple[str | None, list[str]]:
     """The value of a flag, and the arguments without it."""
     for i, arg in reversed(list(enumerate(args))):  # the last one counts, as for all flags
         if arg == name and i + 1 < len(args):
-            return args[i + 1], [*args[:i], *args[i + 2 :]]
+            return _expand(args[i + 1]), [*args[:i], *args[i + 2 :]]
         if arg.startswith(f"{name}="):
-            return arg.removeprefix(f"{name}="), [*args[:i], *args[i + 1 :]]
+            return _expand(arg).removeprefix(f"{name}="), [*args[:i], *args[i + 1 :]]
     return None, list(args)
+
+
+def _expand(arg: str) -> str:
+    """`~` and `~user` at the beginning of a value, which a shell leaves in `--flag=~/folder`."""
+    flag, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+    return f"{flag}{equals}{os.path.expanduser(value)}" if value.startswith("~") else arg
 
 
 def _read_maps(args: Sequence[str]) -> list[str]:
@@ -65,7 +105,7 @@ def _read_maps(args: Sequence[str]) -> list[str]:
 
 def _read(name: str) -> str:
     try:
-        return Path(name).read_text()
+        return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "no text"
         fail(f"map is {name}: {why}, expected a text file with the rows of a map")
@@ -84,9 +124,14 @@ def _first_message(box: str) -> str:
 def main(program: Callable[[], int | None]) -> NoReturn:
     """Run a program: bad input and failed reads or writes end it with one line, not a traceback.
 
-    SIGTERM ends it as an exception does, so that half-written files are tidied up.
+    SIGTERM and SIGHUP end it as an exception does, so that half-written files are tidied up.
     """
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    _mend_streams()
+    with handling({signal.SIGTERM: _end, signal.SIGHUP: _end}):
+        _main(program)
+
+
+def _main(program: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(program() or 0)
     except BrokenPipeError:  # the reader of a pipe has gone: nothing to tell, nobody to tell it to
@@ -103,5 +148,37 @@ def main(program: Callable[[], int | None]) -> NoReturn:
         if isinstance(error, RuntimeError) and not full:
             raise
         fail(f"out of memory ({str(error)[:200]}): expected smaller sizes")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _mend_streams() -> None:
+    """Streams that were closed (a daemon's) swallow what is written; stderr's goes to stdout.
+
+    And what a locale has no characters for is written all the same.
+    """
+    for number in range(3):  # else a file of ours gets the number, and what is written to it
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  (until the process ends)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or sys.stdout
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="hrm_fast")
+
+
+def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Bytes of a path that are no text in this locale, as they came; other characters escaped."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    is_byte = "\udc80" <= character <= "\udcff"
+    written = character.encode("ascii", "surrogateescape" if is_byte else "backslashreplace")
+    return written, error.start + 1
+
+
+codecs.register_error("hrm_fast", _as_bytes)

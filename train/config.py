@@ -322,7 +322,7 @@ def from_json(text: str) -> Config:
 
 def load(path: Path) -> Config:
     try:
-        return from_json(path.read_text())
+        return from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}, expected a run's config.json") from None
     except UnicodeDecodeError:

@@ -4,12 +4,10 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from train import curve
 from train.evaluate import wilson
+from train.plots import Axes, Figure, MaxNLocator
 
 LEVELS = ("z_H", "z_L")
 REFERENCES = {  # what z is compared with -> in a title
@@ -51,7 +49,7 @@ def draw_all(table: Path, folder: Path) -> list[Path]:
 def read(table: Path) -> Rows:
     """The rows of a convergence.csv, numbers checked."""
     try:
-        with table.open(newline="") as file:
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
             for name in ("mazes", "solved", "segment", "decisions"):

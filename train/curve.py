@@ -4,12 +4,10 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from train.checkpoint import replacing
+from train.plots import Axes, Figure, rc_context
 
 # Tol's high-contrast scheme: told apart by every kind of eye and, by lightness, in grey; line
 # styles differ as well.
@@ -62,7 +60,7 @@ def write(figure: Figure, *paths: Path) -> None:
     for path in paths:
         kind = path.suffix.removeprefix(".")
         metadata = {"Date": None} if kind == "svg" else None
-        with replacing(path) as part, matplotlib.rc_context({"svg.hashsalt": "hrm_fast"}):
+        with replacing(path) as part, rc_context({"svg.hashsalt": "hrm_fast"}):
             figure.savefig(part, format=kind, dpi=150, metadata=metadata)
 
 
@@ -75,7 +73,7 @@ def style(i: int) -> dict[str, str]:
 def points(folder: Path, x: str, unit: float, y: str) -> Points:
     """(x / unit, y) of the rows of a run's log that have a y; ValueError: there is no such log."""
     try:
-        with open(folder / "metrics.csv", newline="") as file:
+        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row[y]]
             return [(float(row[x]) / unit, float(row[y])) for row in rows]
     except OSError as error:

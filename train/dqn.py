@@ -5,7 +5,6 @@ torchrun --nproc-per-node 2 -m train.dqn --preset quick
 """
 
 import copy
-import importlib.util
 import os
 import signal
 from typing import NamedTuple
@@ -21,10 +20,10 @@ from train.collect import Collector
 from train.config import Config
 from train.graph import Graphs
 from train.halting import best_action, segment_with_halting
-from train.log import PhaseClock
+from train.log import PhaseClock, check_wandb
 from train.optimiser import Optimiser
 from train.replay import Replay, Transition
-from train.run import Run, choose_folder
+from train.run import Run, choose_folder, name_folder
 from train.targets import epsilon_at, target_of
 
 
@@ -122,9 +121,10 @@ def program() -> int:
         torch.cuda.set_device(device)  # whose streams and graphs are meant where none is named
     if config.deterministic:
         configs.use_deterministic_algorithms(config, device)
-    if config.wandb and importlib.util.find_spec("wandb") is None:
-        raise ValueError("wandb is True: expected the package to be there (pip install wandb)")
+    if config.wandb and distributed.rank() == 0:
+        check_wandb()
     trainer = Trainer(config, device)
+    config = distributed.first_says(config if distributed.rank() else name_folder(config))
     run = Run(config, trainer)
     size = sum(p.numel() for p in trainer.hrm.parameters())
     on = f"{device}" if ranks == 1 else f"{ranks} processes, {device} the first"
@@ -133,14 +133,13 @@ def program() -> int:
         run.log.say(config.env.summary)
     if config.resume and isinstance(config.env, GymSpec):
         run.log.say("new episodes begin: the environment has no way to save those that ran")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, run.stop)
-    with run:
-        run.train()
-        if run.is_writer and trainer.update == config.updates:
-            curve.draw({config.preset: [run.folder]}, run.folder / "learning_curve.png")
-    status = tell(run) if run.is_writer else 0
-    distributed.leave()
+    with cli.handling(run.handlers()):
+        with run:
+            run.train()
+            if run.is_writer and trainer.update == config.updates:
+                curve.draw({config.preset: [run.folder]}, run.folder / "learning_curve.png")
+        status = tell(run) if run.is_writer else 0
+        distributed.leave()
     return status
 
 
@@ -148,7 +147,7 @@ def tell(run: Run) -> int:
     """The run's last words; returns its exit status."""
     config, trainer, alone = run.config, run.trainer, distributed.world() == 1
     if trainer.phase.seconds:
-        print(f"time went to  {trainer.phase.report()}")
+        cli.say(f"time went to  {trainer.phase.report()}")
     if trainer.update < config.updates:
         ranks = str(distributed.world())
         on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == ranks
@@ -158,13 +157,15 @@ def tell(run: Run) -> int:
             else f"{ranks} processes of python"
         )
         start = "python" if alone else job
-        print(
+        cli.say(
             f"stopped at update {trainer.update} of {config.updates}; saved. Continue with: "
             f"{start} -m train.dqn --resume {config.run_dir}"
         )
         return 130 if run.stopped_by == signal.SIGINT and alone else 0
-    print(f"learning curve in {config.run_dir}/learning_curve.png; judge the agent with:")
-    print(f"  python -m train.evaluate {config.run_dir}\n  python -m train.watch {config.run_dir}")
+    cli.say(f"learning curve in {config.run_dir}/learning_curve.png; judge the agent with:")
+    cli.say(
+        f"  python -m train.evaluate {config.run_dir}\n  python -m train.watch {config.run_dir}"
+    )
     return 0
 
 

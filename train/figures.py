@@ -16,16 +16,14 @@ from typing import Any
 
 import numpy as np
 import tyro
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from hrm_fast import HRMConfig
 from train import agents, cli, curve
 from train import config as configs
-from train.checkpoint import load, replacing
+from train.checkpoint import load, open_text, replacing
 from train.config import SEED_LIMIT, Config, require
 from train.evaluate import env_of, greedy, rollout
+from train.plots import Axes, Figure, LogLocator
 
 COLUMNS = (
     *("group", "run", "segments", "multiply_adds", "episodes", "success", "success_low"),
@@ -138,7 +136,7 @@ def sweep(groups: dict[str, list[Path]], options: Figures) -> Iterator[dict[str,
 def read_sweep(table: Path) -> Rows:
     """The rows of a segments.csv, numbers checked."""
     try:
-        with table.open(newline="") as file:
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
             _ = row["group"], [float(row[name] or "nan") for name in COLUMNS[2:]]
@@ -207,7 +205,7 @@ def main() -> None:
     curve.draw(groups, *paths)
     if options.segments:
         table = options.out / "segments.csv"
-        with replacing(table) as part, part.open("w", newline="") as file:  # a bad path fails here
+        with replacing(table) as part, open_text(part) as file:  # a bad path fails here
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(sweep(groups, options))

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import io
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from train import cli
 from train.checkpoint import write_text
 
 try:  # NVTX ranges name the phases in Nsight Systems; there is no nvtx package for macOS
@@ -27,6 +29,7 @@ COLUMNS = (
     *("charts/epsilon", "charts/learning_rate", "losses/td_loss", "losses/q_values"),
     *("eval/success", "eval/episodic_length", "eval/episodic_return", "eval/shortest_ratio"),
 )
+WANDB_ID = "wandb.id"  # in a run's folder
 
 
 class PhaseClock:
@@ -63,25 +66,24 @@ class Log:
     def __init__(self, folder: Path, total: int, update: int, wandb: dict[str, Any] | None) -> None:
         self.path = folder / "metrics.csv"
         self._keep_rows(update)
-        self.board = SummaryWriter(str(folder), purge_step=update + 1 if update else None)
+        self.opened = os.open(folder, os.O_RDONLY)
+        place = str(folder) if _is_text(folder) else f"/proc/self/fd/{self.opened}"
+        self.board = SummaryWriter(place, purge_step=update + 1 if update else None)
         self.bar = tqdm(
             total=total,
             initial=update,
             unit="update",
-            disable=not sys.stderr.isatty(),
+            disable=not sys.stderr or not sys.stderr.isatty(),
             dynamic_ncols=True,
         )
-        self.wandb = None
-        if wandb is not None:
-            import wandb as weights_and_biases  # noqa: PLC0415  (optional)
-
-            self.wandb = weights_and_biases.init(project="hrm_fast", dir=folder, config=wandb)
+        self.wandb = None if wandb is None else _wandb_run(folder, update > 0, wandb)
 
     def _keep_rows(self, update: int) -> None:
         """The CSV up to `update`: rows behind the saved state will be made again."""
         rows: list[dict[str, str]] = []
         if update and self.path.exists():
-            whole = self.path.read_text(errors="replace").rpartition("\n")[0]  # no torn last row
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+            whole = text.rpartition("\n")[0]  # no torn last row
             try:
                 read = csv.DictReader(whole.splitlines())
                 rows = [row for row in read if int(row["update"]) <= update]
@@ -89,17 +91,17 @@ class Log:
                 raise ValueError(
                     f"{self.path} is damaged: expected the run's log, or none"
                 ) from None
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        kept = io.StringIO()
+        writer = csv.DictWriter(kept, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_text(self.path, text.getvalue())
+        write_text(self.path, kept.getvalue())
 
     def row(self, numbers: dict[str, float]) -> None:
         """`numbers` has "update" and some of the other COLUMNS."""
         row = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in numbers.items()}
         try:
-            with open(self.path, "a", newline="") as file:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
                 file.flush()
                 os.fsync(file.fileno())
@@ -126,7 +128,7 @@ class Log:
         text += f"  loss {numbers['losses/td_loss']:.2e}"
         if evaluated is not None:
             text += f"  greedy success {evaluated:6.1%}"
-        print(text, flush=True)
+        cli.say(text)
 
     def progress(self, updates: int) -> None:
         self.bar.update(updates)
@@ -134,15 +136,55 @@ class Log:
     def say(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""
         if self.bar.disable:
-            print(text, flush=True)
+            cli.say(text)
         else:
             self.bar.write(text)
 
     def close(self) -> None:
         self.bar.close()
         self.board.close()
+        os.close(self.opened)
         if self.wandb:
             self.wandb.finish()
+
+
+def check_wandb() -> None:
+    """ValueError: Weights & Biases is not installed, or would not log in."""
+    if importlib.util.find_spec("wandb") is None:
+        raise ValueError("wandb is True: expected the package to be there (pip install wandb)")
+    _with_wandb("login")
+
+
+def _wandb_run(folder: Path, is_resumed: bool, config: dict[str, Any]) -> Any:
+    """A new run there, or the one that is kept in the folder."""
+    path = folder / WANDB_ID
+    known = path.read_text(encoding="utf-8").strip() if is_resumed and path.exists() else None
+    run = _with_wandb(
+        "init", project="hrm_fast", dir=folder, config=config, id=known, resume="allow"
+    )
+    write_text(path, f"{run.id}\n")
+    return run
+
+
+def _with_wandb(what: str, **given: Any) -> Any:
+    """ValueError: it failed, in one line."""
+    import wandb  # noqa: PLC0415  (optional)
+
+    try:
+        return getattr(wandb, what)(**given)
+    except Exception as error:  # it has many of its own
+        why = " ".join(str(error).split()) or type(error).__name__
+        way = "expected it to start; `wandb login` first, or set WANDB_MODE=offline"
+        raise ValueError(f"wandb.{what} failed ({why}): {way}") from None
+
+
+def _is_text(path: Path) -> bool:
+    """Whether TensorBoard can spell it: it writes every name in UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # it holds bytes that the locale does not know
+        return False
+    return True
 
 
 class Silent:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hrm_fast import Carry
+from train import memory
 from train.config import DQNConfig
 
 AGENT = ord("@")
@@ -56,7 +57,7 @@ class Replay:
     def _check_memory(self, flat: dict[str, Tensor]) -> None:
         device = flat["s_tm1"].device
         needed = self.rows * sum(x.numel() * x.element_size() for x in flat.values())
-        free = _free_memory(device)
+        free = memory.free(device)
         if free is not None and needed > free:
             raise ValueError(
                 f"dqn.replay-size is {self.rows * len(flat['r_t'])}: expected at most "
@@ -179,15 +180,3 @@ def tensors_of(step: Transition) -> dict[str, Tensor]:
         carry: Carry = getattr(step, f"seed_{time}")
         flat[f"seed_H_{time}"], flat[f"seed_L_{time}"] = carry.z_H, carry.z_L
     return flat
-
-
-def _free_memory(device: torch.device) -> int | None:
-    """Bytes free on the device, None where that cannot be asked."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as lines:
-            free = next(line for line in lines if line.startswith("MemAvailable"))
-        return int(free.split()[1]) * 1024
-    except (OSError, StopIteration):
-        return None

@@ -9,9 +9,11 @@ import fcntl
 import itertools
 import math
 import os
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +22,11 @@ import torch
 from torch import Tensor
 
 from envs import GymSpec
-from train import checkpoint, distributed, remote, state
+from train import checkpoint, cli, distributed, remote, state
 from train import config as configs
 from train.config import Config
 from train.evaluate import SELECTION_SEED, evaluate
-from train.log import Log, Silent
+from train.log import WANDB_ID, Log, Silent
 from train.remote import Mirror
 from train.replay import tensors_of
 from train.state import PREVIOUS, STATE
@@ -50,6 +52,7 @@ class Run:
         self.own = self.folder / inside
         self.lock = claim(self.own)
         self.signal = self.stopped_by = 0  # that came to this process; that ended the run
+        self.save_asked = 0  # 1: by a signal to this process
         self.saved_at: int | None = None  # of our STATE, where that is whole
         seconds, self.best = self._resume() if config.resume else (0.0, -math.inf)
         self.finite_at = trainer.update
@@ -79,11 +82,11 @@ class Run:
                 path = self.own / PREVIOUS
                 numbers = state.restore(trainer, path)
         if skipped:
-            print(f"{'; '.join(skipped)}. Going on from update {trainer.update} in {path}")
+            cli.say(f"{'; '.join(skipped)}. Going on from update {trainer.update} in {path}")
         why = f"{trainer.update} or more, where the run stands"
         configs.require("updates", config.updates, config.updates >= trainer.update, why)
         if config.updates == trainer.update and self.is_writer:
-            print(f"{config.resume} has all its {config.updates} updates: for more, --updates N")
+            cli.say(f"{config.resume} has all its {config.updates} updates: for more, --updates N")
         self.saved_at = trainer.update if path.name == STATE else None
         return numbers
 
@@ -92,8 +95,14 @@ class Run:
         trainer, config = self.trainer, self.config
         logged, since = trainer.update, time.perf_counter()
         is_cut = False
-        while trainer.update < config.updates and not self._is_stopped():
+        while trainer.update < config.updates:
+            stopped_by, save_asked = self._signals()
+            if stopped_by:
+                break
             before = trainer.update
+            if save_asked:
+                self.save()
+                self.upload()
             is_cut = config.updates - before < config.hrm.segments
             if is_cut:
                 self.save()  # with more updates, the cycle is repeated from here, uncut
@@ -114,6 +123,12 @@ class Run:
                 self.upload()
         self.save(weights_only=is_cut)
 
+    def handlers(self) -> dict[signal.Signals, Callable[[int, object], None]]:
+        """What signals do to a run; a batch system warns with USR1 or USR2, or sends XCPU."""
+        ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
+        saves = (signal.SIGUSR1, signal.SIGUSR2)
+        return dict.fromkeys(ends, self.stop) | dict.fromkeys(saves, self.ask_to_save)
+
     def stop(self, number: int, _: object) -> None:
         """A signal's handler: end after this cycle; a second signal does not wait for that.
 
@@ -123,10 +138,17 @@ class Run:
             raise KeyboardInterrupt
         self.signal = number
 
-    def _is_stopped(self) -> bool:
-        """Whether a signal came to any rank: all of them leave after the same cycle."""
-        self.stopped_by = int(distributed.largest(torch.tensor(self.signal)))
-        return self.stopped_by > 0
+    def ask_to_save(self, *_: object) -> None:
+        """A signal's handler: save after this cycle, and go on."""
+        self.save_asked = 1
+
+    def _signals(self) -> tuple[int, int]:
+        """Which signal that ends the run came to any rank, and whether one that asks for a save:
+        all of them leave, or save, after the same cycle."""
+        own = torch.tensor([self.signal, self.save_asked])
+        self.save_asked = 0
+        self.stopped_by, save_asked = map(int, distributed.largest(own))
+        return self.stopped_by, save_asked
 
     def _numbers(self, loss: Tensor, q: Tensor, speed: float) -> dict[str, float]:
         trainer, dqn, ranks = self.trainer, self.config.dqn, distributed.world()
@@ -226,7 +248,7 @@ class Run:
             self.mirror.push()
         except OSError as error:
             failed = 1
-            say = self.log.say if self.is_writer else print
+            say = self.log.say if self.is_writer else cli.say
             say(f"not copied, to be tried again: {error}")
         if distributed.largest(torch.tensor(failed)) == 0:
             self.mirror.may_rename = self.saved_at is not None
@@ -272,13 +294,16 @@ def mirror_of(config: Config) -> Mirror | None:
     mirror = Mirror(url, Path(tempfile.mkdtemp(prefix="hrm_fast-")), {STATE: PREVIOUS})
     atexit.register(mirror.remove_copy)
     if config.resume:
-        for name in mirror.names() & {*remote.WANTED, STATE, PREVIOUS}:
+        for name in mirror.names() & {*remote.WANTED, STATE, PREVIOUS, WANDB_ID}:
             mirror.fetch(name)
     return mirror
 
 
 def choose_folder(config: Config) -> Config:
-    """Name the run's folder: the resumed one, the one asked for, or a free one under runs/."""
+    """Name the run's folder: the resumed one, or the one asked for; `name_folder` finds others.
+
+    ValueError: it cannot be the folder of a new run.
+    """
     if config.resume:
         return replace(config, run_dir=config.resume)
     if distributed.may_restart():
@@ -286,9 +311,7 @@ def choose_folder(config: Config) -> Config:
         configs.require("run-dir", config.run_dir, config.run_dir is not None, why)
     configs.require("run-dir", config.run_dir, config.run_dir != "", "a folder or a URL")
     if config.run_dir is None:
-        name = f"runs/{config.preset}-{config.seed}"
-        names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
-        return replace(config, run_dir=next(f for f in names if not Path(f).exists()))
+        return config
     # a run that was killed before it had a config is begun anew
     if not any(remote.has(config.run_dir, name) for name in ("config.json", "best.safetensors")):
         return config
@@ -299,6 +322,22 @@ def choose_folder(config: Config) -> Config:
         f"run-dir is {config.run_dir!r}, which holds a run: expected a new folder, "
         f"or --resume {config.run_dir}"
     )
+
+
+def name_folder(config: Config) -> Config:
+    """Where the run has no folder yet, make one under runs/, of a name that nobody else gets."""
+    if config.run_dir is not None:
+        return config
+    name = f"runs/{config.preset}-{config.seed}"
+    for i in itertools.count(1):
+        folder = Path(name if i == 1 else f"{name}-{i}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # another run has it, perhaps since a moment ago
+            configs.require("runs", "a file", not Path("runs").is_file(), "a folder, or none")
+        else:
+            break
+    return replace(config, run_dir=str(folder))
 
 
 def claim(folder: Path) -> int:
@@ -319,6 +358,8 @@ def claim(folder: Path) -> int:
         raise ValueError(
             f"{folder} is in use: expected no other process to be training there"
         ) from None
+    except OSError as error:  # not every file system knows locks
+        cli.say(f"{folder} is not locked ({error.strerror}): no other process may train there")
     for part in folder.glob(".*.part"):
         part.unlink()
     return lock

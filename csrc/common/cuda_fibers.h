@@ -14,6 +14,7 @@
 #pragma once
 
 #include "common/switch_stack.h"
+#include "common/turn.h"
 
 #include <cstdint>
 #include <cstdlib>
@@ -76,7 +77,7 @@ struct Warp {
 };
 
 struct Machine {
-    std::mutex mutex; // one launch at a time
+    Turn turn; // one launch at a time
     uint64_t order = 1;
     std::function<void()> kernel;
     std::vector<Thread> threads;
@@ -268,7 +269,7 @@ inline void launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<voi
     if (threads == 0 || threads % kWarp != 0)
         throw std::runtime_error("a block has " + std::to_string(threads) +
                                  " threads: expected whole warps of 32");
-    const std::lock_guard<std::mutex> alone(machine.mutex);
+    const std::lock_guard<Turn> alone(machine.turn);
     gridDim = grid, blockDim = block;
     machine.kernel = std::move(kernel);
     if (machine.threads.size() != threads) {

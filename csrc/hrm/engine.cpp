@@ -251,7 +251,7 @@ void Engine::each(int count, const std::function<void(int, Scratch &)> &job) {
 
 void Engine::decide(const Parameters &parameters, const Batch &batch, int segments, float *q,
                     float *z_H, float *z_L, bool last_only) {
-    std::lock_guard<std::mutex> turn(turn_);
+    std::lock_guard<Turn> turn(turn_);
     pack(parameters, false);
     const long state = last_only ? layout_.D : static_cast<long>(layout_.T) * layout_.D;
     each(batch.size, [&](int b, Scratch &scratch) {
@@ -264,7 +264,7 @@ void Engine::decide(const Parameters &parameters, const Batch &batch, int segmen
 
 double Engine::gradient(const Parameters &parameters, const Batch &batch, const Pull &pull,
                         float *q, float *z_H, float *z_L, const Parameters &gradients) {
-    std::lock_guard<std::mutex> turn(turn_);
+    std::lock_guard<Turn> turn(turn_);
     pack(parameters, true);
     const int chunks = std::min(kChunks, batch.size);
     const long A = layout_.shape.actions, state = static_cast<long>(layout_.T) * layout_.D;

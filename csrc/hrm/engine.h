@@ -68,7 +68,7 @@ class Engine {
     const Instructions &code_;
     bool poison_;
     ThreadPool pool_;
-    std::mutex turn_; // calls from several threads take turns
+    Turn turn_; // calls from several threads take turns
     Model model_;
     std::vector<float> cos_, sin_;
     std::vector<float> forward_, backward_, table_, position_, head_;
