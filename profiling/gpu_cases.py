@@ -118,7 +118,6 @@ def update_checks(B: int, T: int, D: int) -> list[Check]:
         update(
             w, g, m, v, average, step, warmup=0, updates=10**9, final=1.0, lr=1e-3, beta1=0.9,
             beta2=0.95, weight_decay=0.1, tail_lr=0.0, tail_weight_decay=0.0, average_decay=0.9,
-            average_warmup=0.0,
         )  # fmt: skip
         return torch.cat((w, m, v, average))
 

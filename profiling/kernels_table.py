@@ -161,7 +161,7 @@ def around() -> list[Op]:
     step, a_tm1 = meta(1, dtype=torch.int64), meta(B, dtype=torch.int64)
     body = meta(PARAMETERS - D)
     weights = [meta(PARAMETERS), meta(PARAMETERS), body, torch.empty_like(body), meta(PARAMETERS)]
-    numbers = (1000, 200_000, 0.1, 1e-4, 0.9, 0.95, 0.1, 1e-3, 0.1, 0.999, 0.0)
+    numbers = (1000, 200_000, 0.1, 1e-4, 0.9, 0.95, 0.1, 1e-3, 0.1, 0.999)
     written = dict.fromkeys(("w_at", "g_at", "m_at", "v_at", "average_at"), 2.0)
 
     def looked_up(dtype: torch.dtype) -> object:

@@ -15,7 +15,7 @@ DQN_RANGES: dict[str, tuple[float, float]] = {  # those not named here: 0 to 1
     "n_step": (1, 1_000),
     "hindsight": (0, 1_000),
     "max_abs_reward": (0, MOST),
-    **dict.fromkeys(("max_grad_norm", "target_warmup"), (0, MOST)),
+    "max_grad_norm": (0, MOST),
     **dict.fromkeys(("epsilon_updates", "warmup_updates"), (0, MOST)),
     **dict.fromkeys(("beta1", "beta2", "muon_momentum"), (0, 0.999999)),
 }
@@ -50,9 +50,6 @@ class DQNConfig:
     """Updates over which epsilon falls linearly."""
     target_decay: float = 0.999
     """Decay of the target network, a moving average of the weights after every update."""
-    target_warmup: float = 0.0
-    """Hold the decay at update t down to t / (t + this), so that the target network follows the
-    young weights closely (0: never)."""
     learning_rate: float = 1e-4
     """AdamATan2's learning rate after the warm-up."""
     warmup_updates: int = 10_000

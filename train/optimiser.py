@@ -68,13 +68,6 @@ class Optimiser:
         fallen = 1 - fall.clamp(max=1.0) * (1 - dqn.final_learning_rate)
         return torch.where(done < dqn.warmup_updates, rise, fallen)
 
-    def decay(self) -> Tensor:
-        """Decay of the target network at the next update, float64 [1], on the device."""
-        dqn, done = self.config.dqn, self.done.double()
-        if dqn.target_warmup == 0:
-            return torch.full_like(done, dqn.target_decay)
-        return (done / (done + dqn.target_warmup)).clamp(max=dqn.target_decay)
-
     @torch.no_grad()
     def step(self) -> None:
         """One update: weights, then target average; gradients back to 0.
@@ -92,7 +85,7 @@ class Optimiser:
             self._step_muon()
         if self.fused is not None:
             return self._step_fused(self.fused)
-        dqn, share, decay = self.config.dqn, self.share().item(), self.decay().item()
+        dqn, share = self.config.dqn, self.share().item()
         adam_atan2(
             self.flat[self.body],
             self.grad[self.body],
@@ -104,13 +97,13 @@ class Optimiser:
             beta2=dqn.beta2,
             weight_decay=dqn.weight_decay,
             average=self.target_flat[self.body],
-            average_decay=decay,
+            average_decay=dqn.target_decay,
         )
         lr = dqn.puzzle_learning_rate * share
         puzzle = self.flat[self.puzzle]
         puzzle.mul_(1 - lr * dqn.puzzle_weight_decay)
         puzzle.sub_(self.grad[self.puzzle].sign(), alpha=lr)
-        self.target_flat[self.puzzle].lerp_(puzzle, 1 - decay)
+        self.target_flat[self.puzzle].lerp_(puzzle, 1 - dqn.target_decay)
         self.grad[self.body.start :].zero_()
         self.done += 1
 
@@ -126,7 +119,7 @@ class Optimiser:
             w, g, m = (x[:, part].unflatten(1, shape) for x in blocks)
             muon(w, g, m, lr, dqn.muon_momentum, dqn.weight_decay)
             offset = part.stop
-        self.target_flat[numbers].lerp_(self.flat[numbers], (1 - self.decay()).float())
+        self.target_flat[numbers].lerp_(self.flat[numbers], 1 - dqn.target_decay)
         self.grad[numbers].zero_()
 
     def _step_fused(self, fused: Callable[..., None]) -> None:
@@ -149,7 +142,6 @@ class Optimiser:
             tail_lr=dqn.puzzle_learning_rate,
             tail_weight_decay=dqn.puzzle_weight_decay,
             average_decay=dqn.target_decay,
-            average_warmup=dqn.target_warmup,
         )
 
     def is_finite(self) -> bool:

@@ -3,8 +3,7 @@ puzzle token), learning-rate schedule, moving average of the weights, gradients 
 
     body     kernels.adam_atan2, with t the number of this update, from 1
     tail     w <- w * (1 - lr * weight_decay) - lr * sign(g)
-    all      average <- decay * average + (1 - decay) * w,   g <- 0
-             decay = min(average_decay, t / (t + average_warmup)), t updates done before
+    all      average <- average_decay * average + (1 - average_decay) * w,   g <- 0
 
 Both learning rates are multiplied by a share that rises linearly over `warmup` updates to 1, then
 falls linearly to `final` at update `updates`. The count of updates lives on the device, so that a
@@ -29,8 +28,7 @@ BLOCK = 512
 def rates_kernel(
     step, rates, warmup: tl.float64, rise: tl.float64, fall: tl.float64, final: tl.float64,
     lr: tl.float64, log2_beta1: tl.float64, log2_beta2: tl.float64, weight_decay: tl.float64,
-    tail_lr: tl.float64, tail_weight_decay: tl.float64, average_decay: tl.float64,
-    average_warmup: tl.float64,
+    tail_lr: tl.float64, tail_weight_decay: tl.float64,
 ):  # fmt: skip
     done = tl.load(step)
     tl.store(step, done + 1)
@@ -43,8 +41,6 @@ def rates_kernel(
     tl.store(rates + 2, tl.sqrt(1 - tl.exp2(t * log2_beta2)).to(tl.float32))
     tl.store(rates + 3, (1 - share * tail_lr * tail_weight_decay).to(tl.float32))
     tl.store(rates + 4, (share * tail_lr).to(tl.float32))
-    young = tl.where(average_warmup > 0, update / (update + average_warmup), 1.0)
-    tl.store(rates + 5, (1 - tl.minimum(average_decay, young)).to(tl.float32))
 
 
 @triton.jit
@@ -71,7 +67,7 @@ def atan2_positive(y, x):
 @triton.jit
 def update_kernel(
     w_at, g_at, m_at, v_at, average_at, rates, size, body,
-    one_minus_beta1, beta2, one_minus_beta2, BLOCK: tl.constexpr,
+    one_minus_beta1, beta2, one_minus_beta2, one_minus_average, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside, in_body = i < size, i < body
@@ -88,24 +84,22 @@ def update_kernel(
     tl.store(g_at + i, tl.zeros_like(g), inside)
     tl.store(m_at + i, m, in_body)
     tl.store(v_at + i, v, in_body)
-    tl.store(average_at + i, average + (w - average) * tl.load(rates + 5), inside)
+    tl.store(average_at + i, average + (w - average) * one_minus_average, inside)
 
 
 def _update(
     w: Tensor, g: Tensor, m: Tensor, v: Tensor, average: Tensor, step: Tensor,
     warmup: int, updates: int, final: float, lr: float, beta1: float, beta2: float,
     weight_decay: float, tail_lr: float, tail_weight_decay: float, average_decay: float,
-    average_warmup: float,
 ) -> None:  # fmt: skip
-    rates = w.new_empty(6)
+    rates = w.new_empty(5)
     rates_kernel[(1,)](
         step, rates, float(warmup), float(max(1, warmup)), float(max(1, updates - warmup)), final,
-        lr, _log2(beta1), _log2(beta2), weight_decay, tail_lr, tail_weight_decay, average_decay,
-        float(average_warmup), num_warps=1,
+        lr, _log2(beta1), _log2(beta2), weight_decay, tail_lr, tail_weight_decay, num_warps=1,
     )  # fmt: skip
     update_kernel[(triton.cdiv(len(w), BLOCK),)](
         w, g, m, v, average, rates, len(w), len(m),
-        1 - beta1, beta2, 1 - beta2, BLOCK,
+        1 - beta1, beta2, 1 - beta2, 1 - average_decay, BLOCK,
     )  # fmt: skip
 
 
@@ -120,8 +114,7 @@ def _fake(*_: object) -> None:
 op = register(
     "update(Tensor(a!) w, Tensor(b!) g, Tensor(c!) m, Tensor(d!) v, Tensor(e!) average, "
     "Tensor(f!) step, int warmup, int updates, float final, float lr, float beta1, float beta2, "
-    "float weight_decay, float tail_lr, float tail_weight_decay, float average_decay, "
-    "float average_warmup) -> ()",
+    "float weight_decay, float tail_lr, float tail_weight_decay, float average_decay) -> ()",
     _update,
     _fake,
 )
@@ -146,7 +139,6 @@ def update(
     tail_lr: float,
     tail_weight_decay: float,
     average_decay: float,
-    average_warmup: float,
 ) -> None:
     """w, g, average [P], m, v [P - tail] float32; step [1] int64, updates done so far: all written.
 
@@ -165,5 +157,5 @@ def update(
             )
     op(
         w, g, m, v, average, step, warmup, updates, final, lr, beta1, beta2,
-        weight_decay, tail_lr, tail_weight_decay, average_decay, average_warmup,
+        weight_decay, tail_lr, tail_weight_decay, average_decay,
     )  # fmt: skip
