@@ -112,10 +112,11 @@ def tokens_of(space: spaces.Space[Any], entry: str | None = None) -> Tokens:
     sizes = [prod(part.shape) * digits for part in parts]
     first = parts[0].shape if parts else ()
     cols = max(1, sizes[0] // first[0] if len(first) > 1 and first[0] else sum(sizes))
-    if not 1 <= sum(sizes) <= MAX_CELLS or ceil(sum(sizes) / cols) * cols > MAX_CELLS:
+    padded = ceil(sum(sizes) / cols) * cols
+    if not 1 <= padded <= MAX_CELLS:
         each = ", ".join(f"{name_of(p.path)} {n}" for p, n in zip(parts, sizes, strict=True))
-        why = f", in whole rows of {cols} ({each})" if len(parts) > 1 else ""
-        raise ValueError(f"it has {sum(sizes)} numbers: expected 1 to {MAX_CELLS}{why}")
+        why = f" ({each}), {padded} in whole rows of {cols}" if len(parts) > 1 else ""
+        raise ValueError(f"it has {sum(sizes)} numbers{why}: expected 1 to {MAX_CELLS}")
     vocab = span if digits == 1 else ceil(span**0.5)
     return Tokens(tuple(parts), tuple(_groups(space)), tuple(left_out), digits, vocab, cols)
 
