@@ -54,9 +54,9 @@ void *address(const py::array &array, const char *name, char kind, py::ssize_t i
     std::string wanted = std::string(1, kind) + std::to_string(itemsize) + " [";
     for (py::ssize_t n : shape)
         wanted += std::to_string(n) + (n == *(shape.end() - 1) ? "]" : ", ");
-    throw std::invalid_argument(std::string(name) + " is " + py::str(dtype).cast<std::string>() +
-                                py::str(array.attr("shape")).cast<std::string>() +
-                                ": expected contiguous " + wanted);
+    throw std::invalid_argument(
+        std::string(name) + " is " + py::str(py::handle(dtype)).cast<std::string>() +
+        py::str(array.attr("shape")).cast<std::string>() + ": expected contiguous " + wanted);
 }
 
 template <typename T>
