@@ -130,7 +130,9 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None, digest: str)
     link_command = f"{cxx} {' '.join(link + sanitize)} $in -o $out {joined(libraries)}"
     if nvcc:
         flags.append("-DHRM_FAST_CUDA=1")
-        passed = ["-Xcompiler=" + word.replace(",", "\\,") for word in libraries]
+        # nvcc splits at commas, and hands what it passes on to a shell
+        escaped = (word.replace(",", r"\,").replace("$", r"\\$") for word in libraries)
+        passed = [f"-Xcompiler={word}" for word in escaped]
         link_command = f"{nvcc} -shared --cudart static -Xcompiler -pthread $in -o $out"
         link_command += f" {joined(passed)}"
     compile_command = f"{cxx} {' '.join(include + flags)} $own"

@@ -291,6 +291,10 @@ def test_runs_that_begin_at_once_have_names_of_their_own(
         found = {c.run_dir for c in pool.map(name_folder, [config] * 48)}
     assert len(found) == 48 and {"runs/quick-0", "runs/quick-0-48"} <= found
     assert all(Path(name or "").is_dir() for name in found)
+    shutil.rmtree("runs")
+    Path("runs").write_text("")
+    with pytest.raises(ValueError, match=r"runs/quick-0 \(Not a directory\): expected a place"):
+        name_folder(config)
 
 
 GROUPS = {
