@@ -4,7 +4,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train study figures test test-all test-minihack lint format clean
+.PHONY: train study figures test test-all test-minihack test-oldest lint format clean
 .PHONY: sanitize sanitize-address,undefined sanitize-thread sanitize-fuzz
 
 train: .venv/installed
@@ -30,6 +30,17 @@ test-minihack: .venv/installed-dev
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade \
 	--target build/minihack minihack==1.0.2 nle==1.3.0 'setuptools<81'
 	PYTHONPATH=build/minihack $(BIN)/python -m pytest tests/test_gym_*.py $(ARGS)
+
+# the oldest versions that pyproject.toml allows, in an environment and a copy of their own; needs a
+# Python that these have wheels for, 3.10 to 3.12
+test-oldest:
+	$(PYTHON) -m venv --clear build/oldest
+	build/oldest/bin/python tests/oldest.py > build/oldest/constraints.txt
+	mkdir build/oldest/tree
+	tar -c --exclude=./build --exclude=./.venv --exclude=./runs --exclude='*.so' . | tar -x -C build/oldest/tree
+	cd build/oldest/tree && PIP_CONSTRAINT=../constraints.txt \
+	../bin/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	cd build/oldest/tree && ../bin/python -m pytest $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

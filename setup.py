@@ -5,11 +5,13 @@ editing a header rebuilds exactly what includes it. No torch is needed here and 
 sources join where there are nvcc and a GPU, for that GPU: for all of them they take minutes.
 HRM_FAST_CUDA=1 builds them for GPU_ARCHITECTURES without one, 0 leaves them out. g++ or clang++
 alone is enough, and compiles them too, to run on the host (csrc/common/cuda.h).
-HRM_FAST_SANITIZE=address,undefined or =thread builds with these sanitizers.
+HRM_FAST_SANITIZE=address,undefined or =thread builds with these sanitizers. CXX, CPPFLAGS, CXXFLAGS
+and LDFLAGS are heeded.
 """
 
 import os
 import platform
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -20,10 +22,12 @@ from pathlib import Path
 import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 GPU_ARCHITECTURES = (80, 90, 100)
 SANITIZE = os.environ.get("HRM_FAST_SANITIZE", "")
+ROOMS = {"envs._maze": "maze", "kernels._native": "hrm"}  # module -> its folder in csrc
 # Files that are compiled for one instruction set; which of them runs is decided at run time.
 INSTRUCTIONS = {
     "kernels_avx2": "-mavx2 -mfma",
@@ -53,10 +57,39 @@ def gpus() -> list[int]:
 
 
 def find_nvcc() -> str | None:
-    wanted = os.environ.get("HRM_FAST_CUDA", "1" if gpus() else "0")
-    if SANITIZE or wanted == "0":
+    asked = os.environ.get("HRM_FAST_CUDA", "")
+    if asked not in ("", "0", "1"):
+        sys.exit(f"HRM_FAST_CUDA is {asked!r}: expected 0 or 1")
+    if SANITIZE or asked == "0" or not (asked or gpus()):
         return None
-    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    if asked and nvcc is None:
+        sys.exit("HRM_FAST_CUDA is 1, but there is no nvcc: expected it in PATH or /usr/local/cuda")
+    return nvcc
+
+
+def words(variable: str, default: str = "") -> list[str]:
+    """A variable's words, as a shell reads them."""
+    try:
+        return shlex.split(os.environ.get(variable) or default)
+    except ValueError as error:
+        sys.exit(f"{variable} is {os.environ[variable]!r} ({error}): expected words for a shell")
+
+
+def joined(words: list[str]) -> str:
+    """Words for a shell that ninja starts."""
+    return shlex.join(words).replace("$", "$$")
+
+
+def find_cxx() -> list[str]:
+    """The compiler and its first arguments, such as `ccache g++`."""
+    default = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), "")
+    cxx = words("CXX", default)
+    if not cxx:
+        sys.exit("no C++ compiler: expected c++, g++ or clang++ in PATH, or one named by CXX")
+    if not shutil.which(cxx[0]):
+        sys.exit(f"the C++ compiler {cxx[0]}, named by CXX, is not there: expected it in PATH")
+    return cxx
 
 
 def gencode(nvcc: str) -> list[str]:
@@ -78,25 +111,31 @@ def rules_of(source: Path, cuda: bool) -> list[str]:
     return ["host", "cuda"] if cuda else ["host"]
 
 
-def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
-    cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or "clang++"
+def ninja_file(sources: list[Path], target: Path, nvcc: str | None, digest: str) -> str:
+    cxx = joined(find_cxx())
     mac = sys.platform == "darwin"
     folders = (ROOT / "csrc", pybind11.get_include(), sysconfig.get_path("include"))
-    include = [shlex.quote(f"-I{folder}").replace("$", "$$") for folder in folders]
-    flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
-    flags.append("-ffp-contract=fast")  # a * b + c in one rounding where the CPU can
+    include = [joined([f"-I{folder}"]) for folder in folders]
+    flags = ["-Wall", "-Wextra", "-ffp-contract=fast"]  # a * b + c in one rounding where it can
     if SANITIZE:
         sanitize = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"]
         flags += ["-O1", "-g", "-fno-omit-frame-pointer", *sanitize]
     else:
         sanitize = []
         flags += ["-O3", "-DNDEBUG"]
+    flags += [joined([*words("CPPFLAGS"), *words("CXXFLAGS")])]
+    flags += ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread"]  # nothing works without
     link = ["-bundle", "-undefined", "dynamic_lookup"] if mac else ["-shared", "-pthread"]
-    link_command = f"{cxx} {' '.join(link + sanitize)} $in -o $out"
+    libraries = words("LDFLAGS")
+    link_command = f"{cxx} {' '.join(link + sanitize)} $in -o $out {joined(libraries)}"
     if nvcc:
         flags.append("-DHRM_FAST_CUDA=1")
+        # nvcc splits at commas, and hands what it passes on to a shell
+        escaped = (word.replace(",", r"\,").replace("$", r"\\$") for word in libraries)
+        passed = [f"-Xcompiler={word}" for word in escaped]
         link_command = f"{nvcc} -shared --cudart static -Xcompiler -pthread $in -o $out"
-    compile_command = f"{cxx} {' '.join(flags + include)} $isa"
+        link_command += f" {joined(passed)}"
+    compile_command = f"{cxx} {' '.join(include + flags)} $own"
     host_command = f"{compile_command} -Wno-unknown-pragmas"  # nvcc's `#pragma unroll`
     rules = [
         f"rule cxx\n  command = {compile_command} -MMD -MF $out.d -c $in -o $out",
@@ -125,7 +164,8 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None) -> str:
     ]
     builds = [
         f"build {quote(o)}: {rule} {quote(s)}"
-        + (f"\n  isa = {INSTRUCTIONS[s.stem]}" if x86 and s.stem in INSTRUCTIONS else "")
+        + (f"\n  own = {INSTRUCTIONS[s.stem]}" if x86 and s.stem in INSTRUCTIONS else "")
+        + (f"\n  own = -DHRM_FAST_SOURCES={digest}" if s.stem == "bind" else "")
         for o, rule, s in steps
     ]
     objects = [quote(o) for o, _, _ in steps]
@@ -146,15 +186,28 @@ class NinjaBuild(build_ext):
         folder = ROOT / "build" / f"{kind}-{sys.implementation.cache_tag}" / ext.name
         folder.mkdir(parents=True, exist_ok=True)
         sources = [ROOT / s for s in ext.sources]
-        (folder / "build.ninja").write_text(ninja_file(sources, target, nvcc))
-        subprocess.run([find_ninja(), "-C", str(folder), str(target)], check=True)
+        digest = runpy.run_path(str(ROOT / "csrc" / "digest.py"))["digest"](ROOMS[ext.name])
+        (folder / "build.ninja").write_text(ninja_file(sources, target, nvcc, digest))
+        if subprocess.run([find_ninja(), "-C", str(folder), str(target)], check=False).returncode:
+            sys.exit(f"{ext.name} could not be built: the compiler says why above")
 
 
-def module(name: str, room: str) -> Extension:
-    folder = ROOT / "csrc" / room
+class FreshBuild(build_py):
+    """`build_py` into an empty folder: setuptools leaves there what an earlier build copied, and
+    a wheel would hold modules that are gone."""
+
+    def run(self) -> None:
+        if not self.editable_mode:
+            for package in self.packages or ():
+                shutil.rmtree(Path(self.build_lib, *package.split(".")), ignore_errors=True)
+        super().run()
+
+
+def module(name: str) -> Extension:
+    folder = ROOT / "csrc" / ROOMS[name]
     sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.cu")])
     return Extension(name, [s.relative_to(ROOT).as_posix() for s in sources])
 
 
-modules = [module("envs._maze", "maze"), module("kernels._native", "hrm")]
-setup(ext_modules=modules, cmdclass={"build_ext": NinjaBuild})
+commands = {"build_ext": NinjaBuild, "build_py": FreshBuild}
+setup(ext_modules=[module(name) for name in ROOMS], cmdclass=commands)

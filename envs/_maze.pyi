@@ -6,6 +6,7 @@ N is num_envs, cells is rows * cols. Methods of one Batch called from several th
 import numpy as np
 from numpy.typing import NDArray
 
+SOURCES: str  # digest of what it was built from, csrc/digest.py
 MAZE_BYTES: int
 
 def cuda_devices() -> int:

@@ -5,6 +5,7 @@ Importing it registers the mazes with Gymnasium, by name: `gymnasium.make` impor
 
 import gymnasium
 
+from hrm_fast import beside as beside  # first: it checks whose `kernels` the others get
 from hrm_fast.checkpoint import from_reference, to_reference
 from hrm_fast.config import HRMConfig
 from hrm_fast.halting import halting_loss

@@ -5,6 +5,7 @@ and device. 0 means none where said. B is `size`, T is cells + 1, D is width, A 
 
 from collections.abc import Sequence
 
+SOURCES: str  # digest of what it was built from, csrc/digest.py
 CHUNK: int  # strips of packed weights that a block's number of strips is a multiple of
 CUDA_BUILT: bool  # there was nvcc
 

@@ -235,7 +235,9 @@ def test_sigterm_saves_and_a_second_signal_does_not_wait(saved: Config, tmp_path
     run.close()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [
+    (signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGXCPU, 0), (signal.SIGINT, 130),
+])  # fmt: skip
 def test_a_signal_saves_and_says_how_to_go_on(
     number: int,
     status: int,
@@ -253,18 +255,35 @@ def test_a_signal_saves_and_says_how_to_go_on(
 
     monkeypatch.setattr(Trainer, "cycle", signalling)
     monkeypatch.setattr(configs, "parse", lambda **_: config)
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        assert dqn.program() == status
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    before = signal.getsignal(number)
+    assert dqn.program() == status
+    assert signal.getsignal(number) is before
     said = capsys.readouterr().out
     assert "stopped at update 6 of 1000; saved." in said
     assert f"python -m train.dqn --resume {tmp_path / 'run'}" in said
     trainer = Trainer(config, CPU)
     state.restore(trainer, tmp_path / "run" / STATE)
     assert trainer.update == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_warning_saves_and_the_run_goes_on(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(small("quick", "reset"), updates=16, run_dir=str(tmp_path / "run"))
+    cycle, seen = Trainer.cycle, {}
+
+    def signalling(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+        if trainer.update == 4:
+            os.kill(os.getpid(), number)
+        with checkpoint.opening(tmp_path / "run" / STATE) as file:
+            seen[trainer.update] = file.metadata["update"]
+        return cycle(trainer)
+
+    monkeypatch.setattr(Trainer, "cycle", signalling)
+    monkeypatch.setattr(configs, "parse", lambda **_: config)
+    assert dqn.program() == 0
+    assert seen == {0: "0", 2: "0", 4: "0", **dict.fromkeys((6, 8, 10, 12, 14), "6")}
 
 
 def test_a_state_of_another_run_is_refused(saved: Config, tmp_path: Path) -> None:

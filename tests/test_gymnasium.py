@@ -164,6 +164,11 @@ def test_what_is_returned_is_not_reused():
         obs, kept = after, after.copy()
 
 
+@pytest.mark.xfail(
+    tuple(map(int, gymnasium.__version__.split(".")[:2])) < (1, 4),
+    reason="before 1.4 Gymnasium's wrapper took a reset in the same step for a step of its own",
+    strict=True,
+)
 def test_episode_statistics_wrapper():
     env = gymnasium.make_vec("hrm_fast/Room-v0", num_envs=4, size=3, max_steps=5)
     env = gymnasium.wrappers.vector.RecordEpisodeStatistics(env)

@@ -11,7 +11,7 @@ import torch
 
 from hrm_fast import HRM, HRMConfig, to_reference
 from tests.test_from_reference import Recorded
-from train import cli, evaluate, peer
+from train import checkpoint, cli, evaluate, peer
 
 ARCH = {
     "H_cycles": 2, "L_cycles": 2, "H_layers": 1, "L_layers": 1, "hidden_size": 64, "expansion": 4.0,
@@ -58,6 +58,7 @@ def test_an_agent_of_hrm_agent(tmp_path: Path) -> None:
     ("changes", "found"),
     [
         ({"env_kwargs": {}}, ("four-rooms", 0.0, 0, 0)),  # static: no door is drawn or heeded
+        ({"env_kwargs": None}, ("four-rooms", 0.0, 0, 0)),
         ({"env_kwargs": {"p-change-doors": "0.1", "closed-doors": 2}}, ("four-rooms", 0.1, 2, 0)),
         ({"env_name": "MiniHack-Corridor-Maze-4-Way-Dynamic"}, ("corridors", 0.05, 5, 10)),
         ({"env_name": "MiniHack-Room-Random-9x9-v0"}, ("room", 0.05, 0, 0)),
@@ -66,6 +67,26 @@ def test_an_agent_of_hrm_agent(tmp_path: Path) -> None:
 def test_mazes_of_hrm_agent(changes: dict[str, Any], found: tuple) -> None:
     maze, _ = peer.maze_of_peer(ROOMS | changes)
     assert (maze.map, maze.p_change, maze.door_count, maze.wall_count) == found
+
+
+def test_numbers_of_numpy(tmp_path: Path) -> None:
+    """In the configuration, also as NumPy 1 pickles them; arrays and objects stay refused."""
+    changes = {
+        "halt_max_steps": np.int64(8), "rope_theta": np.float64(1e4), "expansion": np.float32(4),
+        "action_space_size": np.uint8(4), "env_name": np.str_("MiniHack-4-Rooms"),
+        "env_kwargs": {"p-change-doors": np.float16(0.5)}, "carried": np.bool_(True),
+    }  # fmt: skip
+    path = saved(tmp_path / "a.ckpt", **changes)
+    config, _ = peer.load(path)
+    assert (config.hrm.segments, type(config.hrm.segments)) == (8, int)
+    assert (config.env.p_change, config.hrm.carry) == (0.5, "carry")
+    assert checkpoint.configs.from_json(checkpoint.configs.to_json(config)) == config
+    torch.save({"x": [np.float64(1.5)]}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"cnumpy._core.", b"cnumpy.core."))
+    assert b"cnumpy.core.multiarray" in path.read_bytes()
+    assert peer.read(path) == {"x": [1.5]}
+    with pytest.raises(ValueError, match="expected tensors and plain values in it"):
+        peer.load(saved(tmp_path / "b.ckpt", env_kwargs={"x": np.zeros(3)}))
 
 
 def run(capsys: pytest.CaptureFixture, *flags: str) -> str:

@@ -152,10 +152,24 @@ class Opened(NamedTuple):
 
 
 @contextlib.contextmanager
+def spelled(path: Path) -> Iterator[str]:
+    """The path for libraries that want it in UTF-8: where it has other bytes, an opened one's."""
+    try:
+        str(path).encode()
+        yield str(path)
+    except UnicodeEncodeError:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            yield f"/proc/self/fd/{opened}"
+        finally:
+            os.close(opened)
+
+
+@contextlib.contextmanager
 def opening(path: Path) -> Iterator[Opened]:
     """Damaged: no such file, not a whole safetensors file, or not the header that was written."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with spelled(path) as place, safe_open(place, framework="pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             header = {n: (x.get_dtype(), tuple(x.get_shape())) for n, x in parts.items()}
             metadata = file.metadata() or {}

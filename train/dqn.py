@@ -126,21 +126,27 @@ def program() -> int:
     trainer = Trainer(config, device)
     config = distributed.first_says(config if distributed.rank() else name_folder(config))
     run = Run(config, trainer)
-    size = sum(p.numel() for p in trainer.hrm.parameters())
-    on = f"{device}" if ranks == 1 else f"{ranks} processes, {device} the first"
-    run.log.say(f"{config.preset}: {size:,} parameters on {on}, run folder {config.run_dir}")
-    if isinstance(config.env, GymSpec):
-        run.log.say(config.env.summary)
-    if config.resume and isinstance(config.env, GymSpec):
-        run.log.say("new episodes begin: the environment has no way to save those that ran")
     with cli.handling(run.handlers()):
         with run:
+            greet(run, device)
             run.train()
             if run.is_writer and trainer.update == config.updates:
                 curve.draw({config.preset: [run.folder]}, run.folder / "learning_curve.png")
         status = tell(run) if run.is_writer else 0
         distributed.leave()
     return status
+
+
+def greet(run: Run, device: torch.device) -> None:
+    """The run's first words."""
+    config, ranks = run.config, distributed.world()
+    size = sum(p.numel() for p in run.trainer.hrm.parameters())
+    on = f"{device}" if ranks == 1 else f"{ranks} processes, {device} the first"
+    run.log.say(f"{config.preset}: {size:,} parameters on {on}, run folder {config.run_dir}")
+    if isinstance(config.env, GymSpec):
+        run.log.say(config.env.summary)
+    if config.resume and isinstance(config.env, GymSpec):
+        run.log.say("new episodes begin: the environment has no way to save those that ran")
 
 
 def tell(run: Run) -> int:

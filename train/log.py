@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from train import cli
-from train.checkpoint import write_text
+from train.checkpoint import spelled, write_text
 
 try:  # NVTX ranges name the phases in Nsight Systems; there is no nvtx package for macOS
     import nvtx
@@ -66,8 +66,8 @@ class Log:
     def __init__(self, folder: Path, total: int, update: int, wandb: dict[str, Any] | None) -> None:
         self.path = folder / "metrics.csv"
         self._keep_rows(update)
-        self.opened = os.open(folder, os.O_RDONLY)
-        place = str(folder) if _is_text(folder) else f"/proc/self/fd/{self.opened}"
+        self.open = contextlib.ExitStack()
+        place = self.open.enter_context(spelled(folder))
         self.board = SummaryWriter(place, purge_step=update + 1 if update else None)
         self.bar = tqdm(
             total=total,
@@ -143,7 +143,7 @@ class Log:
     def close(self) -> None:
         self.bar.close()
         self.board.close()
-        os.close(self.opened)
+        self.open.close()
         if self.wandb:
             self.wandb.finish()
 
@@ -176,15 +176,6 @@ def _with_wandb(what: str, **given: Any) -> Any:
         why = " ".join(str(error).split()) or type(error).__name__
         way = "expected it to start; `wandb login` first, or set WANDB_MODE=offline"
         raise ValueError(f"wandb.{what} failed ({why}): {way}") from None
-
-
-def _is_text(path: Path) -> bool:
-    """Whether TensorBoard can spell it: it writes every name in UTF-8."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:  # it holds bytes that the locale does not know
-        return False
-    return True
 
 
 class Silent:

@@ -17,14 +17,24 @@ from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig, from_reference, to_reference
 from train.config import PRESETS, Config, require
 
+# What a pickled NumPy number consists of; its module has another name in NumPy 1.
+_scalar = np.float64(0).__reduce__()[0]
+NUMBERS = [
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdU"}),
+]
 NETWORK = "qvalue_net"  # the one that HRM-Agent validates with
 PLACE = "model.inner."
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What torch.save wrote, tensors and plain values only. ValueError: anything else."""
+    """What torch.save wrote, tensors and plain values only; NumPy's numbers become Python's.
+
+    ValueError: anything else.
+    """
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMBERS):  # type: ignore[arg-type]
+            data = _plain(torch.load(path, map_location="cpu", weights_only=True))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}, expected a checkpoint") from None
     except Exception as error:  # the unpickler lets a damaged file raise anything
@@ -35,6 +45,14 @@ def read(path: Path) -> dict[str, Any]:
     if not (isinstance(data, dict) and all(isinstance(name, str) for name in data)):
         raise ValueError(f"{path} holds {type(data).__name__}: expected a dictionary of names")
     return data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_plain(name): _plain(x) for name, x in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[Config, HRM]:
@@ -65,7 +83,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[Config, HRM]:
 
 def maze_of_peer(env: dict[str, Any]) -> tuple[MazeSpec, str]:
     """The maze that HRM-Agent's name and keywords stand for, and the preset that walks one."""
-    name, given = env["env_name"], env["env_kwargs"]
+    name, given = env["env_name"], env.get("env_kwargs") or {}  # YAML reads "env_kwargs:" as None
     limit, actions = env["max_episode_steps"], env["action_space_size"]
     own: dict[str, Any] = {"max_steps": limit, "actions": actions}
     is_four_rooms = name == "MiniHack-4-Rooms"

@@ -333,11 +333,13 @@ def name_folder(config: Config) -> Config:
         folder = Path(name if i == 1 else f"{name}-{i}")
         try:
             folder.mkdir(parents=True)
+            return replace(config, run_dir=str(folder))
         except FileExistsError:  # another run has it, perhaps since a moment ago
-            configs.require("runs", "a file", not Path("runs").is_file(), "a folder, or none")
-        else:
-            break
-    return replace(config, run_dir=str(folder))
+            continue
+        except OSError as error:
+            why = f"{folder} ({error.strerror})"
+            raise ValueError(f"{why}: expected a place for a new folder, or --run-dir") from None
+    raise AssertionError("names do not end")
 
 
 def claim(folder: Path) -> int:

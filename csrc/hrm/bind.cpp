@@ -11,6 +11,10 @@
 #include <stdexcept>
 #include <string>
 
+// The digest of the sources (csrc/digest.py) comes from setup.py as a bare word.
+#define HRM_FAST_QUOTED(word) #word
+#define HRM_FAST_STRING(word) HRM_FAST_QUOTED(word)
+
 namespace py = pybind11;
 
 namespace hrm {
@@ -113,6 +117,7 @@ void adam_atan2(Address w, Address g, Address m, Address v, Address average, lon
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "The HRM in C++; see _native.pyi.";
+    m.attr("SOURCES") = HRM_FAST_STRING(HRM_FAST_SOURCES);
     m.def("adam_atan2", &adam_atan2, py::arg("w"), py::arg("g"), py::arg("m"), py::arg("v"),
           py::arg("average"), py::arg("n"), py::arg("t"), py::arg("lr"), py::arg("beta1"),
           py::arg("beta2"), py::arg("weight_decay"), py::arg("average_decay"));

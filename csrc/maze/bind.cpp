@@ -16,6 +16,10 @@
 #include "maze/device.h"
 #include "maze/random.h"
 
+// The digest of the sources (csrc/digest.py) comes from setup.py as a bare word.
+#define HRM_FAST_QUOTED(word) #word
+#define HRM_FAST_STRING(word) HRM_FAST_QUOTED(word)
+
 namespace py = pybind11;
 
 namespace maze {
@@ -50,9 +54,9 @@ void *address(const py::array &array, const char *name, char kind, py::ssize_t i
     std::string wanted = std::string(1, kind) + std::to_string(itemsize) + " [";
     for (py::ssize_t n : shape)
         wanted += std::to_string(n) + (n == *(shape.end() - 1) ? "]" : ", ");
-    throw std::invalid_argument(std::string(name) + " is " + py::str(dtype).cast<std::string>() +
-                                py::str(array.attr("shape")).cast<std::string>() +
-                                ": expected contiguous " + wanted);
+    throw std::invalid_argument(
+        std::string(name) + " is " + py::str(py::handle(dtype)).cast<std::string>() +
+        py::str(array.attr("shape")).cast<std::string>() + ": expected contiguous " + wanted);
 }
 
 template <typename T>
@@ -214,6 +218,7 @@ py::tuple philox_words(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint3
 
 PYBIND11_MODULE(_maze, m) {
     m.doc() = "Batched mazes in C++; see _maze.pyi.";
+    m.attr("SOURCES") = HRM_FAST_STRING(HRM_FAST_SOURCES);
     m.def("philox", &philox_words, "The block of Philox4x32-10 at a counter and a key.");
     m.attr("MAZE_BYTES") = sizeof(Maze);
     m.def("cuda_devices", &cuda_devices, "Usable CUDA devices.");
