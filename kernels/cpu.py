@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from kernels import native
 from kernels.attention_block import Rope
 from kernels.native import _native, ptr
 
@@ -88,7 +89,7 @@ class Engine:
             cos=cos,
             sin=sin,
             threads=self.threads,
-            instructions=self.instructions,
+            instructions=self.instructions or native.INSTRUCTIONS,
             poison=self.poison,
         )
 

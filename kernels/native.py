@@ -6,6 +6,8 @@ from kernels import _native
 
 __all__ = ["_native", "ptr"]
 
+# what engines that name none and the optimiser run on; "": the CPU's best. For tests
+INSTRUCTIONS = ""
 
 CPU = torch.device("cpu")
 
