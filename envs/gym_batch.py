@@ -212,7 +212,8 @@ class GymBatch:
 
     def get_state(self) -> dict[str, Tensor]:
         """`episodes` int64 [N]: how many each has begun."""
-        return {"episodes": torch.tensor([env.episode for env in self.envs])}
+        begun = [env.episode for env in self.envs]
+        return {"episodes": torch.tensor(begun, dtype=torch.int64, device="cpu")}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         """The next `reset` goes on with the episodes behind those of the state."""

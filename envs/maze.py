@@ -52,7 +52,7 @@ class MazeBatch:
         """Draws N new mazes. Returns their observations, uint8 [N, cells]."""
         if self._gpu is not None:
             return self._gpu.reset()
-        obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8)
+        obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8, device="cpu")
         self._native.reset(obs.numpy())
         return obs.to(self.device)
 
@@ -80,7 +80,7 @@ class MazeBatch:
 
     def observe(self) -> torch.Tensor:
         """The present observations, uint8 [N, cells]; nothing moves."""
-        obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8)
+        obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8, device="cpu")
         self._from_gpu().observe(obs.numpy())
         return obs.to(self.device)
 
@@ -90,9 +90,9 @@ class MazeBatch:
         resets of the maze. Agent, goal and start are those on the board; where no start is drawn
         the agent stands on it."""
         state = {
-            "boards": torch.empty(self._board_shape, dtype=torch.uint8),
-            "elapsed": torch.empty(self.num_envs, dtype=torch.int32),
-            "clock": torch.empty(self.num_envs, dtype=torch.int64),
+            "boards": torch.empty(self._board_shape, dtype=torch.uint8, device="cpu"),
+            "elapsed": torch.empty(self.num_envs, dtype=torch.int32, device="cpu"),
+            "clock": torch.empty(self.num_envs, dtype=torch.int64, device="cpu"),
         }
         self._from_gpu().get_state(*(tensor.numpy() for tensor in state.values()))
         return state
@@ -123,8 +123,8 @@ class MazeBatch:
     def shortest_path(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Length int32 [N] of a shortest path from agent to goal past the doors now closed, -1
         where there is none, and its first action int64 [N] (0 where there is none)."""
-        length = torch.empty(self.num_envs, dtype=torch.int32)
-        action = torch.empty(self.num_envs, dtype=torch.int64)
+        length = torch.empty(self.num_envs, dtype=torch.int32, device="cpu")
+        action = torch.empty(self.num_envs, dtype=torch.int64, device="cpu")
         self._from_gpu().shortest_path(length.numpy(), action.numpy())
         return length.to(self.device), action.to(self.device)
 
@@ -219,7 +219,7 @@ def _quadrants(rows: int, cols: int) -> np.ndarray:
 
 def _device(device: torch.device | str) -> torch.device:
     try:
-        found = torch.empty(0, device=device).device
+        found = torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
         raise ValueError(f"device is {str(device)!r} ({why}): expected cpu or cuda") from None
@@ -231,7 +231,7 @@ def _device(device: torch.device | str) -> torch.device:
 def _checked(
     name: str, value: torch.Tensor | np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> np.ndarray:
-    tensor = torch.as_tensor(value)
+    tensor = torch.as_tensor(value, device="cpu")
     if tensor.dtype != dtype or tuple(tensor.shape) != shape:
         raise ValueError(
             f"{name} is {tensor.dtype} {tuple(tensor.shape)}: expected {dtype} {shape}"

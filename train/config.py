@@ -233,7 +233,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.empty(0, device=name).device
+        device = torch.empty(0, dtype=torch.uint8, device=name).device
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
         raise ValueError(f"device is {name!r} ({why}): expected auto, cpu or cuda") from None

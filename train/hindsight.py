@@ -49,7 +49,7 @@ def may_be_goal(boards: Tensor, cell: Tensor) -> Tensor:
 
 def draw_goal(boards: Tensor, goal: Goal) -> Tensor:
     """Boards uint8 [..., B, cells] with the chosen ones' goal moved; an agent there hides it."""
-    cells = torch.arange(boards.shape[-1], device=boards.device)
+    cells = torch.arange(boards.shape[-1], dtype=torch.int64, device=boards.device)
     there = (cells == goal.cell[:, None]) & (boards != AGENT) & (boards != UNSEEN)
     moved = boards.masked_fill(boards == GOAL, FLOOR).masked_fill(there, GOAL)
     return torch.where(goal.chosen[:, None], moved, boards)

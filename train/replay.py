@@ -61,7 +61,7 @@ class Replay:
         self.config = config
         self.filled = torch.zeros(1, dtype=torch.int64, device=obs.device)  # rows that hold a step
         self.head = torch.zeros_like(self.filled)  # row that the next step goes to
-        number = torch.empty(len(obs), device=obs.device)
+        number = torch.empty(len(obs), dtype=torch.float32, device=obs.device)
         step = Transition(obs, number.long(), number, number, number.bool(), obs, seed, seed)
         flat = tensors_of(step)
         self._check_memory(flat)
@@ -148,7 +148,7 @@ class Replay:
         Source: prioritised experience replay, Schaul et al. 2016, arXiv 1511.05952.
         """
         config, priority = self.config, self.data["priority"]
-        age = torch.arange(self.rows, device=priority.device)
+        age = torch.arange(self.rows, dtype=torch.int64, device=priority.device)
         row = (self.head - self.filled + age) % self.rows  # oldest first
         counts = age <= self.filled - config.n_step
         of_row = priority.sum(1, dtype=torch.float64)[row] * counts
@@ -173,7 +173,7 @@ class Replay:
 
     def _window(self, age: Tensor, begin: int, end: int) -> Tensor:
         """Ring rows [B, end - begin] of consecutive steps around age [B], which is step 0."""
-        steps = torch.arange(begin, end, device=age.device)
+        steps = torch.arange(begin, end, dtype=torch.int64, device=age.device)
         return (self.head - self.filled + age[:, None] + steps) % self.rows
 
     def _seed(self, time: str, row: Tensor, maze: Tensor) -> Carry:
@@ -184,7 +184,8 @@ class Replay:
         self, age: Tensor, maze: Tensor, share: float | Tensor, generator: torch.Generator
     ) -> Goal:
         """For a share of the rows: a cell reached up to `relabel_reach` steps on in the episode."""
-        chance, place = torch.rand(2, len(age), generator=generator, device=age.device)
+        drawn = torch.rand(2, len(age), generator=generator, dtype=torch.float32, device=age.device)
+        chance, place = drawn
         future = self._window(age, 0, self.config.relabel_reach)  # [B, reach]
         goes_on = ~self.data["ends_t"][future[:, :-1], maze[:, None]]
         steps = torch.minimum(1 + goes_on.cumprod(1).sum(1), self.filled - age)
@@ -198,9 +199,10 @@ class Replay:
         k, n, data = self.config.refresh, self.config.n_step, self.data
         rows = self._window(age, -k, n)  # [B, k + n]
         goes_on = ~data["ends_t"][rows[:, :k], maze[:, None]]
-        is_kept = age[:, None] >= torch.arange(k, 0, -1, device=age.device)
+        back = torch.arange(k, 0, -1, dtype=torch.int64, device=age.device)
+        is_kept = age[:, None] >= back
         past = (goes_on & is_kept).flip(1).cumprod(1).flip(1)  # [B, k]
-        ahead = torch.arange(n, device=age.device) < count[:, None]
+        ahead = torch.arange(n, dtype=torch.int64, device=age.device) < count[:, None]
         first = rows.gather(1, k - past.sum(1, keepdim=True))  # [B, 1]
         counts = torch.cat((past > 0, ahead), 1)
         rows = torch.where(counts, rows, first).T.contiguous()  # others may not hold a step yet

@@ -74,7 +74,7 @@ class Run:
         trainer, config = self.trainer, self.config
         numbers, path, skipped = state.newest(self.own, trainer)
         for _ in range(2):  # whoever is older now may have left one behind that is older still
-            if trainer.update > distributed.least(torch.tensor(trainer.update)):
+            if trainer.update > distributed.least(_number(trainer.update)):
                 skipped.append(f"{path} is newer than another process's state")
                 path = self.own / PREVIOUS
                 numbers = state.restore(trainer, path)
@@ -125,7 +125,7 @@ class Run:
 
     def _is_stopped(self) -> bool:
         """Whether a signal came to any rank: all of them leave after the same cycle."""
-        self.stopped_by = int(distributed.largest(torch.tensor(self.signal)))
+        self.stopped_by = int(distributed.largest(_number(self.signal)))
         return self.stopped_by > 0
 
     def _numbers(self, loss: Tensor, q: Tensor, speed: float) -> dict[str, float]:
@@ -154,7 +154,8 @@ class Run:
     def _agree(self) -> None:
         """ValueError: the ranks have come apart, as they would on machines that round otherwise."""
         update, weights = self.trainer.update, self.trainer.optimiser.flat.double().sum().item()
-        all_of_them = distributed.joined(torch.tensor([[update, weights]], dtype=torch.float64))
+        own = torch.tensor([[update, weights]], dtype=torch.float64, device="cpu")
+        all_of_them = distributed.joined(own)
         same = bool((all_of_them == all_of_them[0]).all())
         why = "the same in every process"
         configs.require("update and sum of the weights", all_of_them.tolist(), same, why)
@@ -228,7 +229,7 @@ class Run:
             failed = 1
             say = self.log.say if self.is_writer else print
             say(f"not copied, to be tried again: {error}")
-        if distributed.largest(torch.tensor(failed)) == 0:
+        if distributed.largest(_number(failed)) == 0:
             self.mirror.may_rename = self.saved_at is not None
 
     def close(self) -> None:
@@ -318,3 +319,7 @@ def claim(folder: Path) -> int:
     for part in folder.glob(".*.part"):
         part.unlink()
     return lock
+
+
+def _number(x: int) -> Tensor:
+    return torch.tensor(x, dtype=torch.int64, device="cpu")
