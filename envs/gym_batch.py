@@ -21,7 +21,7 @@ from torch import Tensor
 
 from envs.gym_tokens import PREFERRED, Tokens, tokens_of
 from envs.maze import MazeBatch
-from envs.spec import MazeSpec, check_integer
+from envs.spec import MazeSpec, check_integer, make_plain
 from envs.step import Step
 
 # beginning of an id -> the package that registers it, which is also our extra
@@ -52,6 +52,7 @@ class GymSpec:
     """Minigrid: observe the whole grid, not the 7 x 7 cells before the agent."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if not isinstance(self.id, str) or not re.fullmatch(r"[\w./-]+", self.id):
             raise ValueError(
                 f"id is {self.id!r}: expected that of an environment, as CliffWalking-v1"
@@ -173,8 +174,9 @@ class GymBatch:
 
     Episode k of environment i gets a random seed made of (seed, first + i, k), so that the same
     seed gives the same episodes for every `num_envs`. A running episode cannot be saved: a state is
-    only how many each has begun. Raises `ValueError` where the environment cannot be made or does
-    not fit.
+    only how many each has begun. A copy (`copy.deepcopy`, `pickle`) goes on like the original where
+    the environments can be copied: that is theirs to say. Raises `ValueError` where the environment
+    cannot be made or does not fit.
     """
 
     is_resident = False  # in a GPU's memory
@@ -188,6 +190,9 @@ class GymBatch:
         render_mode: str | None = None,
         first: int = 0,
     ) -> None:
+        num_envs = check_integer("num_envs", num_envs, 1, 2**24)
+        seed = check_integer("seed", seed, 0, 2**64 - 1)
+        first = check_integer("first", first, 0, 2**32 - num_envs)
         self.spec, self.num_envs, self.device = spec, num_envs, torch.device(device)
         _ = spec.fitted  # or says why it does not fit
         self._vector = SyncVectorEnv(

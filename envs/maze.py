@@ -1,6 +1,8 @@
 """Many mazes stepped at once. The rules are C++ (csrc/maze); this file checks what comes in and
 hands out tensors."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -15,10 +17,11 @@ class MazeBatch:
 
     Maze i draws its random numbers from (seed, first + i, its own number of steps and resets), so
     that it runs the same whatever `num_envs` and `threads` are, and several batches can be parts of
-    one. `threads` 0: one per core, but at least 4,096 mazes each. `device` is where the tensors
-    live, and the mazes too where it is a GPU and the module was built with nvcc (`is_resident`):
-    kernels with the same rules and random numbers move them, and `step` and `reset` do not wait for
-    the host; the other methods go through it.
+    one; a copy (`copy.deepcopy`, `pickle`) goes on like the original. `threads` 0: one per core,
+    but at least 4,096 mazes each. `device` is where the tensors live, and the mazes too where it is
+    a GPU and the module was built with nvcc (`is_resident`): kernels with the same rules and random
+    numbers move them, and `step` and `reset` do not wait for the host; the other methods go through
+    it.
 
     Raises `ValueError` for arguments out of range. One thread may use a batch at a time; others
     wait.
@@ -35,10 +38,11 @@ class MazeBatch:
     ) -> None:
         if not isinstance(spec, MazeSpec):
             raise ValueError(f"spec is {type(spec).__name__}: expected a MazeSpec")
-        check_integer("num_envs", num_envs, 1, 2**24)
-        check_integer("seed", seed, 0, 2**64 - 1)
-        check_integer("threads", threads, 0, 1024)
-        check_integer("first", first, 0, 2**32 - num_envs)
+        num_envs = check_integer("num_envs", num_envs, 1, 2**24)
+        seed = check_integer("seed", seed, 0, 2**64 - 1)
+        threads = check_integer("threads", threads, 0, 1024)
+        first = check_integer("first", first, 0, 2**32 - num_envs)
+        self._made_of = (spec, num_envs, seed, str(device), threads, first)
         self.spec = spec
         self.num_envs = num_envs
         self.device = _device(device)
@@ -47,6 +51,9 @@ class MazeBatch:
         self._gpu: OnDevice | None = None
         if self.device.type == "cuda" and _maze.cuda_devices():
             self._gpu = OnDevice(self._native, num_envs, spec.cells, self.device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (type(self), self._made_of, self.get_state())
 
     def reset(self) -> torch.Tensor:
         """Draws N new mazes. Returns their observations, uint8 [N, cells]."""
@@ -184,6 +191,12 @@ class MazeBatch:
         if array.dtype == np.uint64:
             array = array.clip(max=2**63 - 1)
         return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _copied(kind: Any, made_of: tuple[Any, ...], state: dict[str, torch.Tensor]) -> MazeBatch:
+    batch = kind(*made_of)
+    batch.set_state(state)
+    return batch
 
 
 def _native_batch(

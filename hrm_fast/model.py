@@ -203,7 +203,7 @@ class HRM(nn.Module):
             carry = self._until_halted(carry, tokens)
             return self.q_values(carry.z_H, tokens), carry
         segments = self.config.segments if segments is None else segments
-        check_count("segments", segments)
+        segments = check_count("segments", segments)
         if engine := self._fused():
             q, z_H, z_L = engine.decide(self._in_order(), tokens, *carry, segments)
             return q, Carry(z_H, z_L)
