@@ -45,6 +45,7 @@ BAD_FLAGS = [
         ["--env.map", "maps/missing.map"],
         ["maps/missing.map", "No such file", "expected a text file"],
     ),
+    (["--env.map", "missing.map"], ["map is missing.map: No such file"]),
     (["--env.map", "/"], ["map is /", "Is a directory", "expected a text file"]),
     (["--hrm.heads", "5"], ["heads", "5", "32"]),
     (["--hrm.positions", "alibi"], ["alibi", "rope2d"]),

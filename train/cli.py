@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from envs.spec import NAMED_MAPS
+from envs.spec import GLYPHS, NAMED_MAPS
 
 T = TypeVar("T")
 
@@ -106,7 +106,8 @@ def _is_file(map_: str) -> bool:
     if not map_ or "\n" in map_ or map_ in NAMED_MAPS:
         return False
     with contextlib.suppress(OSError, ValueError):
-        return map_.endswith(".txt") or os.sep in map_ or Path(map_).is_file()
+        drawn = set(map_) <= set(GLYPHS)
+        return os.sep in map_ or Path(map_).is_file() or (Path(map_).suffix != "" and not drawn)
     return False
 
 
