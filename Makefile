@@ -4,8 +4,8 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train study figures test test-all test-minihack test-oldest lint format clean
-.PHONY: sanitize sanitize-address,undefined sanitize-thread sanitize-fuzz
+.PHONY: train study figures test test-all test-processors test-minihack test-oldest lint
+.PHONY: format clean sanitize sanitize-address,undefined sanitize-thread sanitize-fuzz
 
 train: .venv/installed
 	$(BIN)/python -m train.dqn $(ARGS)
@@ -22,8 +22,12 @@ figures: .venv/installed
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: lint sanitize
+test-all: lint sanitize test-processors
 	$(BIN)/python -m pytest -m '' $(ARGS)
+
+# what measures rounding, with every instruction set that the CPU has, on one thread and on two
+test-processors: .venv/installed-dev
+	$(BIN)/python tests/processors.py $(ARGS)
 
 # nle asks for gymnasium 1.2.0 exactly, but runs with ours: so it is installed apart. Linux only
 test-minihack: .venv/installed-dev

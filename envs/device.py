@@ -8,6 +8,15 @@ from torch import Tensor
 from envs import _maze
 from envs.step import Step
 
+DTYPES = {
+    "actions": torch.int64,
+    "obs": torch.uint8,
+    "reward": torch.float32,
+    "terminated": torch.bool,
+    "truncated": torch.bool,
+    "final_obs": torch.uint8,
+}
+
 
 class OnDevice:
     """The mazes of `native`, which stays on the host, checks what comes in and is else out of date.
@@ -40,17 +49,18 @@ class OnDevice:
         """New mazes; obs uint8 [N, cells]."""
         obs = torch.empty_like(self.boards)
         with self._current():
-            self.native.device_reset(*self._addresses(), obs.data_ptr(), self._stream())
+            self.native.device_reset(*self._addresses(), self._at("obs", obs), self._stream())
         return obs
 
     def step(self, actions: Tensor, out: Step | None) -> Step:
         """One action, int64 [N], per maze; an action out of range counts modulo their number."""
-        to = self._results() if out is None else self._checked(out)
+        to = self._results() if out is None else out
+        given = to._asdict().items()
+        obs, reward, solved, late, final_obs = (self._at(f"out.{name}", x) for name, x in given)
         with self._current():
-            obs, reward, solved, late, final_obs = (x.data_ptr() for x in to)
             self.native.device_step(
                 *self._addresses(),
-                actions.data_ptr(),
+                self._at("actions", actions),
                 obs,
                 reward,
                 solved,
@@ -61,27 +71,31 @@ class OnDevice:
         return to
 
     def _results(self) -> Step:
-        reward = torch.empty(len(self.boards), device=self.device)
-        solved, late = (torch.empty_like(reward, dtype=torch.bool) for _ in range(2))
-        obs, final_obs = (torch.empty_like(self.boards) for _ in range(2))
-        return Step(obs, reward, solved, late, final_obs)
-
-    def _checked(self, out: Step) -> Step:
-        for name, given, wanted in zip(Step._fields, out, self._results(), strict=True):
-            fits = given.dtype == wanted.dtype and given.shape == wanted.shape
-            if not (fits and given.device == wanted.device and given.is_contiguous()):
-                raise ValueError(
-                    f"out.{name} is {given.dtype} {list(given.shape)} on {given.device}: expected "
-                    f"contiguous {wanted.dtype} {list(wanted.shape)} on {wanted.device}"
-                )
-        return out
+        made = {
+            name: torch.empty(self._shape(name), dtype=dtype, device=self.device)
+            for name, dtype in DTYPES.items()
+        }
+        del made["actions"]
+        return Step(**made)
 
     def _host(self) -> tuple[Tensor, Tensor]:
         mazes, boards = (torch.empty_like(x, device="cpu") for x in (self.mazes, self.boards))
         return mazes, boards
 
+    def _shape(self, name: str) -> torch.Size:
+        return self.boards.shape if name in ("obs", "final_obs") else self.boards.shape[:1]
+
+    def _at(self, name: str, x: Tensor) -> int:
+        """Address of what a step reads or writes; ValueError: not the tensor that it takes."""
+        what = name.removeprefix("out.")
+        return _ptr(name, x, DTYPES[what], self._shape(what), self.device)
+
     def _addresses(self) -> tuple[int, int, int]:
-        return self.spec.data_ptr(), self.mazes.data_ptr(), self.boards.data_ptr()
+        own = {"spec": self.spec, "mazes": self.mazes, "boards": self.boards}
+        spec, mazes, boards = (
+            _ptr(name, x, torch.uint8, x.shape, self.device) for name, x in own.items()
+        )
+        return spec, mazes, boards
 
     def _current(self) -> torch.cuda.device:
         return torch.cuda.device(self.device if self.device.type == "cuda" else -1)
@@ -90,3 +104,14 @@ class OnDevice:
         if self.device.type == "cpu":
             return None
         return torch.cuda.current_stream(self.device).cuda_stream
+
+
+def _ptr(name: str, x: Tensor, dtype: torch.dtype, shape: torch.Size, device: torch.device) -> int:
+    """Address of a contiguous tensor of exactly this dtype, shape, device; ValueError otherwise."""
+    if x.dtype != dtype or x.shape != shape or x.device != device or not x.is_contiguous():
+        how = "contiguous" if x.is_contiguous() else "strided"
+        raise ValueError(
+            f"{name} is {how} {x.dtype} {list(x.shape)} on {x.device}: "
+            f"expected contiguous {dtype} {list(shape)} on {device}"
+        )
+    return x.data_ptr()

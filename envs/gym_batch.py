@@ -22,9 +22,10 @@ class GymBatch:
 
     Episode k of environment i gets a random seed made of (seed, first + i, k), so that the same
     seed gives the same episodes for every `num_envs`. A running episode cannot be saved: a state is
-    only how many each has begun. Raises `ValueError` where the environment cannot be made, does
-    not fit, or returns what Gymnasium's API does not allow. Closed by `close`, at the latest when
-    nothing refers to it any more or the process ends.
+    only how many each has begun. A copy (`copy.deepcopy`, `pickle`) goes on like the original where
+    the environments can be copied: that is theirs to say. Raises `ValueError` where the environment
+    cannot be made, does not fit, or returns what Gymnasium's API does not allow. Closed by `close`,
+    at the latest when nothing refers to it any more or the process ends.
     """
 
     is_resident = False  # in a GPU's memory
@@ -38,9 +39,9 @@ class GymBatch:
         render_mode: str | None = None,
         first: int = 0,
     ) -> None:
-        check_integer("num_envs", num_envs, 1, 2**24)
-        check_integer("seed", seed, 0, 2**64 - 1)
-        check_integer("first", first, 0, 2**32 - num_envs)
+        num_envs = check_integer("num_envs", num_envs, 1, 2**24)
+        seed = check_integer("seed", seed, 0, 2**64 - 1)
+        first = check_integer("first", first, 0, 2**32 - num_envs)
         self.spec, self.num_envs, self.device = spec, num_envs, torch.device(device)
         self.envs: list[Episodes] = []
         self.close = weakref.finalize(self, _close_all, self.envs)
@@ -81,7 +82,8 @@ class GymBatch:
 
     def get_state(self) -> dict[str, Tensor]:
         """`episodes` int64 [N]: how many each has begun."""
-        return {"episodes": torch.tensor([env.episode for env in self.envs], dtype=torch.int64)}
+        begun = [env.episode for env in self.envs]
+        return {"episodes": torch.tensor(begun, dtype=torch.int64, device="cpu")}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         """The next `reset` goes on with the episodes behind those of the state."""

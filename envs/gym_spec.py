@@ -13,7 +13,7 @@ from gymnasium.wrappers import TimeLimit
 
 from envs.gym_episodes import Episodes, close, reason
 from envs.gym_tokens import Tokens, tokens_of
-from envs.spec import check_integer
+from envs.spec import check_integer, make_plain
 
 # beginning of an id -> the package that registers it, which is also our extra
 PACKAGES = {"MiniHack-": "minihack", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
@@ -53,6 +53,7 @@ class GymSpec:
     """Minigrid: observe the whole grid, not the 7 x 7 cells before the agent."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if not isinstance(self.id, str) or not re.fullmatch(r"[\w./-]+", self.id):
             raise ValueError(
                 f"id is {self.id!r}: expected that of an environment, as CliffWalking-v1"

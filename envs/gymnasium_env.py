@@ -17,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 
 from envs import render
 from envs.maze import MazeBatch
-from envs.spec import MazeSpec
+from envs.spec import MazeSpec, check_integer, plain
 
 Board = npt.NDArray[np.uint8]
 Info = dict[str, Any]
@@ -68,7 +68,8 @@ class MazeEnv(gymnasium.Env[Board, np.int64]):
     * every field of `MazeSpec`: set over `maze`.
 
     `reset(seed=s)` restarts the random numbers: from there on the episodes are those of maze 0 of
-    `MazeBatch(spec, n, seed=s)` and of `MazeVectorEnv`, for every n.
+    `MazeBatch(spec, n, seed=s)` and of `MazeVectorEnv`, for every n. A copy (`copy.deepcopy`,
+    `pickle`) goes on like the original.
     """
 
     metadata: dict[str, Any] = RENDER
@@ -87,6 +88,7 @@ class MazeEnv(gymnasium.Env[Board, np.int64]):
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Board, Info]:
         """A new episode -> (observation [rows, cols], {}); `options` are not used."""
+        seed = plain(seed)
         super().reset(seed=seed)
         if seed is not None or self._batch is None:
             self._batch = MazeBatch(self.maze, 1, seed=_maze_seed(self, seed))
@@ -103,7 +105,8 @@ class MazeEnv(gymnasium.Env[Board, np.int64]):
         """
         if self._batch is None or self._next is not None:
             raise ResetNeeded("no episode is running: call reset() first")
-        if not self.action_space.contains(action):
+        action = plain(action)
+        if isinstance(action, bool) or not self.action_space.contains(action):
             last = self.maze.actions - 1
             raise ValueError(f"action is {action!r}: expected an integer from 0 to {last}")
         step = self._batch.step(np.array([action], dtype=np.int64))
@@ -147,7 +150,7 @@ class MazeVectorEnv(VectorEnv[Board, npt.NDArray[np.int64], npt.NDArray[Any]]):
         """threads: 0 chooses by the size. ValueError as for `MazeEnv` and `MazeBatch`."""
         self.maze = _spec(maze, changes)
         self.render_mode = _render_mode(render_mode)
-        self.num_envs = num_envs
+        self.num_envs = num_envs = check_integer("num_envs", num_envs, 1, 2**24)
         self.single_observation_space = _board_space(self.maze)
         self.single_action_space = spaces.Discrete(self.maze.actions)
         self._threads = threads
@@ -162,7 +165,8 @@ class MazeVectorEnv(VectorEnv[Board, npt.NDArray[np.int64], npt.NDArray[Any]]):
         seed: one integer, which restarts the random numbers of all mazes; None goes on with them.
         ValueError: a list of seeds, or `options` asking to reset some mazes only.
         """
-        if seed is not None and not isinstance(seed, int | np.integer):
+        seed = plain(seed)
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise ValueError(f"seed is {seed!r}: expected one integer for all mazes, or None")
         if options and "reset_mask" in options:
             raise ValueError("options holds reset_mask: expected none, mazes reset themselves")

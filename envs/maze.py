@@ -3,6 +3,7 @@ hands out tensors."""
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ class MazeBatch:
 
     Maze i draws its random numbers from (seed, first + i, its own number of steps and resets), so
     that it runs the same whatever `num_envs` and `threads` are, and several batches can be parts of
-    one. `threads` 0: one per core, but at least 4,096 mazes each. `device` is where the tensors
-    live, and the mazes too where it is a GPU and the module was built with nvcc (`is_resident`):
-    kernels with the same rules and random numbers move them, and `step` and `reset` do not wait for
-    the host; the other methods go through it.
+    one; a copy (`copy.deepcopy`, `pickle`) goes on like the original. `threads` 0: one per core,
+    but at least 4,096 mazes each. `device` is where the tensors live, and the mazes too where it is
+    a GPU and the module was built with nvcc (`is_resident`): kernels with the same rules and random
+    numbers move them, and `step` and `reset` do not wait for the host; the other methods go through
+    it.
 
     Raises `ValueError` for arguments out of range. One thread may use a batch at a time; others
     wait.
@@ -42,10 +44,11 @@ class MazeBatch:
     ) -> None:
         if not isinstance(spec, MazeSpec):
             raise ValueError(f"spec is {type(spec).__name__}: expected a MazeSpec")
-        check_integer("num_envs", num_envs, 1, 2**24)
-        check_integer("seed", seed, 0, 2**64 - 1)
-        check_integer("threads", threads, 0, 1024)
-        check_integer("first", first, 0, 2**32 - num_envs)
+        num_envs = check_integer("num_envs", num_envs, 1, 2**24)
+        seed = check_integer("seed", seed, 0, 2**64 - 1)
+        threads = check_integer("threads", threads, 0, 1024)
+        first = check_integer("first", first, 0, 2**32 - num_envs)
+        self._made_of = (spec, num_envs, seed, str(device), threads, first)
         self.spec = spec
         self.num_envs = num_envs
         self.device = _device(device)
@@ -55,11 +58,14 @@ class MazeBatch:
         if self.device.type == "cuda" and _maze.cuda_devices():
             self._gpu = OnDevice(self._native, num_envs, spec.cells, self.device)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (type(self), self._made_of, self.get_state())
+
     def reset(self) -> torch.Tensor:
         """Draws N new mazes. Returns their observations, uint8 [N, cells]."""
         if self._gpu is not None:
             return self._gpu.reset()
-        obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8)
+        obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8, device="cpu")
         self._native.reset(obs.numpy())
         return obs.to(self.device)
 
@@ -90,7 +96,7 @@ class MazeBatch:
 
     def observe(self) -> torch.Tensor:
         """The present observations, uint8 [N, cells]; nothing moves."""
-        obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8)
+        obs = torch.empty(self.num_envs, self.spec.cells, dtype=torch.uint8, device="cpu")
         self._from_gpu().observe(obs.numpy())
         return obs.to(self.device)
 
@@ -100,9 +106,9 @@ class MazeBatch:
         resets of the maze. Agent, goal and start are those on the board; where no start is drawn
         the agent stands on it."""
         state = {
-            "boards": torch.empty(self._board_shape, dtype=torch.uint8),
-            "elapsed": torch.empty(self.num_envs, dtype=torch.int32),
-            "clock": torch.empty(self.num_envs, dtype=torch.int64),
+            "boards": torch.empty(self._board_shape, dtype=torch.uint8, device="cpu"),
+            "elapsed": torch.empty(self.num_envs, dtype=torch.int32, device="cpu"),
+            "clock": torch.empty(self.num_envs, dtype=torch.int64, device="cpu"),
         }
         self._from_gpu().get_state(*(tensor.numpy() for tensor in state.values()))
         return state
@@ -133,8 +139,8 @@ class MazeBatch:
     def shortest_path(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Length int32 [N] of a shortest path from agent to goal past the doors now closed, -1
         where there is none, and its first action int64 [N] (0 where there is none)."""
-        length = torch.empty(self.num_envs, dtype=torch.int32)
-        action = torch.empty(self.num_envs, dtype=torch.int64)
+        length = torch.empty(self.num_envs, dtype=torch.int32, device="cpu")
+        action = torch.empty(self.num_envs, dtype=torch.int64, device="cpu")
         self._from_gpu().shortest_path(length.numpy(), action.numpy())
         return length.to(self.device), action.to(self.device)
 
@@ -196,6 +202,12 @@ class MazeBatch:
         return np.ascontiguousarray(array, dtype=np.int64)
 
 
+def _copied(kind: Any, made_of: tuple[Any, ...], state: dict[str, torch.Tensor]) -> MazeBatch:
+    batch = kind(*made_of)
+    batch.set_state(state)
+    return batch
+
+
 def _native_batch(
     spec: MazeSpec, num_envs: int, seed: int, first: int, threads: int
 ) -> _maze.Batch:
@@ -229,7 +241,7 @@ def _quadrants(rows: int, cols: int) -> np.ndarray:
 
 def _device(device: torch.device | str) -> torch.device:
     try:
-        found = torch.empty(0, device=device).device
+        found = torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
         raise ValueError(f"device is {str(device)!r} ({why}): expected cpu or cuda") from None
@@ -241,7 +253,7 @@ def _device(device: torch.device | str) -> torch.device:
 def _checked(
     name: str, value: torch.Tensor | np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> np.ndarray:
-    tensor = torch.as_tensor(value)
+    tensor = torch.as_tensor(value, device="cpu")
     if tensor.dtype != dtype or tuple(tensor.shape) != shape:
         raise ValueError(
             f"{name} is {tensor.dtype} {tuple(tensor.shape)}: expected {dtype} {shape}"

@@ -1,8 +1,10 @@
 """What a maze is: `MazeSpec`, its named maps, and the checks on both."""
 
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
+from typing import Any
 
 FOUR_ROOMS = (
     ".....|.....",
@@ -62,6 +64,7 @@ class MazeSpec:
     """Cells more than this many rows or columns from the agent look like `?` (None: all seen)."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check_numbers(self)
         board = self.board
         _check_board(board)
@@ -132,16 +135,50 @@ def _base_rows(spec: MazeSpec) -> tuple[str, ...]:
     if spec.map == "room":
         side = 9 if spec.size is None else spec.size
         return ("." * side,) * side
-    return tuple(spec.map.strip("\r\n").splitlines()) if isinstance(spec.map, str) else spec.map
+    return _lines(spec.map) if isinstance(spec.map, str) else spec.map
 
 
-def check_integer(field: str, value: object, low: int, high: int) -> None:
+def _lines(text: str) -> tuple[str, ...]:
+    """Rows of a drawn map, without a byte order mark and without the blank lines around them; a
+    line of spaces is one of rock where it is as long as the others."""
+    rows = text.removeprefix("\ufeff").splitlines()
+    length = next((len(row) for row in rows if row.strip()), 0)
+    while rows and not rows[0].strip() and len(rows[0]) != length:
+        rows.pop(0)
+    while rows and not rows[-1].strip() and len(rows[-1]) != length:
+        rows.pop()
+    return tuple(rows)
+
+
+def plain(value: Any) -> Any:
+    """A Python number for one of NumPy or torch, and an int for what has `__index__`; all else as
+    it is. What is a bool there is one here."""
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return int(operator.index(value))
+    except TypeError:  # NumPy's and torch's arrays of many
+        return value
+
+
+def make_plain(spec: Any) -> None:
+    """`plain` for all fields of a frozen dataclass."""
+    for name, value in list(vars(spec).items()):
+        object.__setattr__(spec, name, plain(value))
+
+
+def check_integer(field: str, value: object, low: int, high: int) -> int:
+    """The integer as an int; ValueError: it is none, or out of range."""
+    value = plain(value)
     huge = high >= 2**31 - 1 and not (isinstance(value, int) and value > high)
     expected = f"expected {low} or more" if huge else f"expected {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{field} is {value!r}: expected an integer, {expected[9:]}")
     if not low <= value <= high:
         raise ValueError(f"{field} is {value}: {expected}")
+    return value
 
 
 def _check_numbers(spec: MazeSpec) -> None:

@@ -1,5 +1,6 @@
 """The shape of an HRM, as one frozen dataclass whose defaults are the published shape."""
 
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -74,6 +75,7 @@ class HRMConfig:
     """Arithmetic of the blocks; weights are kept in float32 either way."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
@@ -161,12 +163,33 @@ def bad(name: str, value: Any, expected: str) -> None:
     raise ValueError(f"{name} is {value!r}: expected {expected}")
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise unless `value` is an integer of at least 1."""
+def plain(value: Any) -> Any:
+    """A Python number for one of NumPy or torch, and an int for what has `__index__`; all else as
+    it is. What is a bool there is one here."""
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return int(operator.index(value))
+    except TypeError:  # NumPy's and torch's arrays of many
+        return value
+
+
+def make_plain(config: Any) -> None:
+    """`plain` for all fields of a frozen dataclass."""
+    for name, value in list(vars(config).items()):
+        object.__setattr__(config, name, plain(value))
+
+
+def check_count(name: str, value: Any) -> int:
+    """`value` as an int; ValueError unless it is an integer of at least 1 and within limits."""
+    value = plain(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         bad(name, value, "an integer of 1 or more")
     if value > LIMITS.get(name, 1_024):
         bad(name, value, f"an integer of 1 to {LIMITS.get(name, 1_024)}")
+    return value
 
 
 def check_positive(name: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """What the model is made of: one block's weights, position tables, the initialisation."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hrm_fast.config import HRMConfig
@@ -16,7 +17,8 @@ BlockWeights = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 def truncated_normal(*shape: int, std: float) -> torch.Tensor:
     """Normal numbers cut at two sigma whose *resulting* deviation is `std`, as in JAX and flax."""
     sigma = std / CUT_STD
-    return nn.init.trunc_normal_(torch.empty(shape), std=sigma, a=-2 * sigma, b=2 * sigma)
+    numbers = torch.empty(shape, dtype=torch.float32, device="cpu")
+    return nn.init.trunc_normal_(numbers, std=sigma, a=-2 * sigma, b=2 * sigma)
 
 
 def weight(rows: int, columns: int) -> nn.Parameter:
@@ -76,12 +78,12 @@ def rope_tables(config: HRMConfig) -> Rope | None:
     if config.positions == "learned":
         return None
     if config.positions == "rope":
-        angle = turns(torch.arange(config.tokens), config.head_size // 2, config.rope_base)
+        angle = turns(_count(config.tokens), config.head_size // 2, config.rope_base)
     else:
         assert config.columns is not None
-        cell = torch.arange(config.cells)
+        cell = _count(config.cells)
         place = torch.stack((cell // config.columns, cell % config.columns)) + 1
-        row, column = torch.cat((torch.zeros(2, 1, dtype=torch.int64), place), dim=1)
+        row, column = F.pad(place, (1, 0))
         pairs = config.head_size // 4
         by_row, by_column = (turns(p, pairs, config.rope_base) for p in (row, column))
         angle = torch.cat((by_row, by_column), dim=1)
@@ -99,7 +101,7 @@ def learned_positions(config: HRMConfig) -> torch.Tensor:
     position = truncated_normal(config.tokens, width, std=width**-0.5)
     if config.position_start == "sincos":
         assert config.columns is not None
-        cell = torch.arange(config.cells)
+        cell = _count(config.cells)
         place = (cell // config.columns, cell % config.columns)
         angle = torch.cat([turns(p, width // 4, 20.0) for p in place], dim=1)  # [cells, D/2]
         position[1:] = torch.cat((angle.sin(), angle.cos()), dim=1) * (2 / width) ** 0.5
@@ -112,4 +114,8 @@ def turns(position: torch.Tensor, pairs: int, base: float) -> torch.Tensor:
     In float32, as the published code does it: its angles are off by up to 4e-6 radians at 143
     tokens, which alone would take a second decision more than 1e-5 away from its values.
     """
-    return position.float()[:, None] * (1.0 / base ** (torch.arange(pairs).float() / pairs))
+    return position.float()[:, None] * (1.0 / base ** (_count(pairs).float() / pairs))
+
+
+def _count(end: int) -> torch.Tensor:
+    return torch.arange(end, dtype=torch.int64, device="cpu")

@@ -59,7 +59,8 @@ class HRM(nn.Module):
     rope_sin: torch.Tensor | None
 
     def __init__(self, config: HRMConfig) -> None:
-        """Build with fresh random weights; ValueError for kernels that cannot compute it."""
+        """Build with fresh random weights, float32 on the CPU whatever torch's defaults are;
+        ValueError for kernels that cannot compute it."""
         super().__init__()
         self.config = config
         width = config.width
@@ -67,14 +68,14 @@ class HRM(nn.Module):
         self.position: nn.Parameter | None = None
         if "learned" in config.positions:
             self.position = nn.Parameter(learned_positions(config))
-        self.puzzle = nn.Parameter(torch.zeros(width))
+        self.puzzle = nn.Parameter(torch.zeros(width, dtype=torch.float32, device="cpu"))
         self.L = nn.ModuleList(Block(config) for _ in range(config.l_layers))
         self.H = nn.ModuleList(Block(config) for _ in range(config.h_layers))
         self.q_head = weight(config.actions, width)
         if config.zero_head:
             nn.init.zeros_(self.q_head)
         if config.halting:
-            self.halt_head = nn.Linear(width, 2)
+            self.halt_head = nn.Linear(width, 2, dtype=torch.float32, device="cpu")
             nn.init.zeros_(self.halt_head.weight)
             nn.init.constant_(self.halt_head.bias, -5.0)
         self.register_buffer("start_H", truncated_normal(width, std=1.0))
@@ -214,7 +215,7 @@ class HRM(nn.Module):
             carry = self._until_halted(carry, tokens)
             return self.q_values(carry.z_H, tokens), carry
         segments = self.config.segments if segments is None else segments
-        check_count("segments", segments)
+        segments = check_count("segments", segments)
         if engine := self._fused():
             q, z_H, z_L = engine.decide(self._in_order(), *self._inputs(carry, tokens), segments)
             return self._activated(q), Carry(z_H, z_L)
@@ -292,7 +293,8 @@ class HRM(nn.Module):
         rows = self._q_rows(tokens)
         if rows is None:
             return self._head(z_H.mean(1))
-        return self._head(z_H[torch.arange(len(rows), device=rows.device), rows[:, 0]])
+        board = torch.arange(len(rows), dtype=torch.int64, device=rows.device)
+        return self._head(z_H[board, rows[:, 0]])
 
     def _q_rows(self, tokens: torch.Tensor) -> torch.Tensor | None:
         """int64 [B, 1]: the token that Q is read from; None: the mean of all."""
@@ -301,7 +303,8 @@ class HRM(nn.Module):
         if code := MARKS.get(self.config.q_token):
             at = (tokens == code).to(torch.uint8).argmax(1, keepdim=True)
             return at + 1  # the puzzle token is 0
-        return torch.full((len(tokens), 1), self.config.cells, device=tokens.device)
+        last = self.config.cells
+        return torch.full((len(tokens), 1), last, dtype=torch.int64, device=tokens.device)
 
     def _head(self, z: torch.Tensor) -> torch.Tensor:
         return self._activated(F.linear(z.to(self.q_head.dtype), self.q_head))

@@ -23,6 +23,7 @@ def adam_atan2(
     beta2: float,
     weight_decay: float,
     average_decay: float,
+    instructions: str,  # as of an Engine
 ) -> None: ...
 
 class Engine:

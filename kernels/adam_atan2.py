@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from kernels import native
 from kernels.native import _native, ptr
 
 
@@ -72,4 +73,5 @@ def adam_atan2(
         beta2=beta2,
         weight_decay=weight_decay,
         average_decay=average_decay,
+        instructions=native.INSTRUCTIONS,
     )

@@ -25,9 +25,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from kernels import native
 from kernels.attention_block import Rope
-from kernels.native import _native, ptr
+from kernels.native import CPU, _native, ptr, ptr_or_null
 
+FLOAT = torch.float32
 Keep = Literal["states", "last", "none"]
 Start = tuple[Tensor, Tensor, Tensor, Tensor | None]  # tokens, z_H, z_L, read
 
@@ -71,7 +73,7 @@ class Engine:
         before every use, to show what is read without having been written."""
         self.shape, self.threads = shape, threads or torch.get_num_threads()
         self.instructions, self.poison = instructions, poison
-        self.rope = None if rope is None else tuple(x.float().contiguous() for x in rope)
+        self.rope = None if rope is None else tuple(x.to(CPU, FLOAT).contiguous() for x in rope)
         self.sizes = shape.parameters()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
@@ -82,13 +84,14 @@ class Engine:
 
     @cached_property
     def native(self) -> Any:
-        cos, sin = (0, 0) if self.rope is None else (x.data_ptr() for x in self.rope)
+        angles = self.shape.cells + 1, 1, self.shape.width // self.shape.heads
+        cos, sin = (ptr_or_null("rope", x, FLOAT, *angles) for x in self.rope or (None, None))
         return _native.Engine(
             **self.shape._asdict(),
             cos=cos,
             sin=sin,
             threads=self.threads,
-            instructions=self.instructions,
+            instructions=self.instructions or native.INSTRUCTIONS,
             poison=self.poison,
         )
 
@@ -107,22 +110,25 @@ class Engine:
         tokens that are read."""
         B, shape = len(tokens), self.shape
         z_H, z_L = _alike(z_H, z_L)
-        q = torch.empty(B, shape.actions)
+        q = torch.empty(B, shape.actions, dtype=FLOAT, device=CPU)
         new_H, new_L = self._states(B, keep)
         self.native.decide(
             self._addresses(parameters),
             *self._start(tokens, z_H, z_L, read),
             segments,
-            q.data_ptr(),
-            *_addresses((new_H, new_L)),
+            ptr("q", q, FLOAT, B, shape.actions),
+            *(ptr("a new state", z, FLOAT, *self._size(B, keep)) for z in (new_H, new_L)),
             keep != "states",
         )
         return q, new_H, new_L
 
-    def _states(self, B: int, keep: Keep) -> tuple[Tensor, Tensor]:
+    def _size(self, B: int, keep: Keep = "states") -> tuple[int, ...]:
         D, T = self.shape.width, self.shape.cells + 1
-        size = {"states": (B, T, D), "last": (B, D), "none": (0,)}[keep]
-        return torch.empty(size), torch.empty(size)
+        return {"states": (B, T, D), "last": (B, D), "none": (0,)}[keep]
+
+    def _states(self, B: int, keep: Keep) -> tuple[Tensor, Tensor]:
+        z_H, z_L = (torch.empty(self._size(B, keep), dtype=FLOAT, device=CPU) for _ in range(2))
+        return z_H, z_L
 
     def segment(
         self,
@@ -172,21 +178,24 @@ class Engine:
         B, shape = len(start[0]), self.shape
         if B == 0:
             raise ValueError("tokens has no boards: expected at least one for a gradient")
-        q = torch.empty(B, shape.actions)
-        flat = torch.empty(sum(p.numel() for p in parameters))
+        q = torch.empty(B, shape.actions, dtype=FLOAT, device=CPU)
+        flat = torch.empty(sum(p.numel() for p in parameters), dtype=FLOAT, device=CPU)
         action = target = weight = 0
         if td is not None:
             action = ptr("a_tm1", td[0], torch.int64, B)
-            size = (B,) if td[2] is None else (B, shape.cells)
-            target = ptr("target", td[1], torch.float32, *size)
-            weight = 0 if td[2] is None else ptr("weight", td[2], torch.float32, *size)
+            of_y = (B,) if td[2] is None else (B, shape.cells)
+            target = ptr("target", td[1], FLOAT, *of_y)
+            weight = ptr_or_null("weight", td[2], FLOAT, *of_y)
+        d_q, d_H, d_L = upstream
+        new_H, new_L = states if states and states[0].numel() else (None, None)
         loss = self.native.gradient(
             self._addresses(parameters),
             *self._start(*start),
             *(action, target, weight),
-            *_addresses(upstream),
-            q.data_ptr(),
-            *_addresses(states or (None, None)),
+            ptr_or_null("the gradient of q", d_q, FLOAT, B, shape.actions),
+            *(ptr_or_null("the gradient of a state", z, FLOAT, *self._size(B)) for z in (d_H, d_L)),
+            ptr("q", q, FLOAT, B, shape.actions),
+            *(ptr_or_null("a new state", z, FLOAT, *self._size(B)) for z in (new_H, new_L)),
             self._addresses(self.split(flat)),
         )
         return loss, q, flat
@@ -198,7 +207,7 @@ class Engine:
 
     def _addresses(self, parameters: Sequence[Tensor]) -> list[int]:
         found = [
-            ptr("a parameter", p, torch.float32, *size)
+            ptr("a parameter", p, FLOAT, *size)
             for p, size in zip(parameters, self.sizes, strict=True)
         ]
         return found if self.shape.learned else [found[0], 0, *found[1:]]
@@ -206,15 +215,14 @@ class Engine:
     def _start(
         self, tokens: Tensor, z_H: Tensor, z_L: Tensor, read: Tensor | None
     ) -> tuple[int, ...]:
-        B, T, D = len(tokens), self.shape.cells + 1, self.shape.width
-        address = ptr("tokens", tokens, torch.uint8, B, self.shape.cells)
-        for name, z in (("z_H", z_H), ("z_L", z_L)):
-            if z.dtype != torch.float32 or z.shape != (B, T, D) or z.device.type != "cpu":
-                found = f"{z.dtype} {list(z.shape)} on {z.device}"
-                raise ValueError(f"{name} is {found}: expected torch.float32 {[B, T, D]} on cpu")
-        board, token, _ = z_H.stride()
-        rows = 0 if read is None else ptr("read", read, torch.int32, B)
-        return B, address, z_H.data_ptr(), z_L.data_ptr(), board, token, rows
+        B = len(tokens)
+        addresses = (
+            ptr("tokens", tokens, torch.uint8, B, self.shape.cells),
+            ptr("z_H", z_H, FLOAT, *self._size(B), strided=True),
+            ptr("z_L", z_L, FLOAT, *self._size(B), strided=True),
+        )
+        rows = ptr_or_null("read", read, torch.int32, B)
+        return B, *addresses, *z_H.stride()[:2], rows
 
 
 class _Segment(torch.autograd.Function):
@@ -230,6 +238,10 @@ class _Segment(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.engine = engine
         ctx.set_materialize_grads(False)
+        fresh = [x.clone() if x is not None and x.is_inference() else x for x in start]  # savable
+        tokens, z_H, z_L, read = fresh
+        assert tokens is not None and z_H is not None and z_L is not None
+        start = (tokens, *_alike(z_H, z_L), read)
         ctx.save_for_backward(*start, *parameters)
         return engine.decide(parameters, *start, 1, keep)
 
@@ -254,7 +266,7 @@ class _TDSegment(torch.autograd.Function):
         loss, q, ctx.flat = engine.gradient(parameters, start, td, (None, None, None), states)
         ctx.engine = engine
         ctx.mark_non_differentiable(q)
-        return torch.tensor(loss, dtype=torch.float32), q
+        return torch.tensor(loss, dtype=FLOAT, device=CPU), q
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -266,7 +278,3 @@ def _alike(z_H: Tensor, z_L: Tensor) -> tuple[Tensor, Tensor]:
     if z_H.stride() == z_L.stride() and z_H.stride(-1) == 1:
         return z_H, z_L
     return z_H.contiguous(), z_L.contiguous()
-
-
-def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [0 if t is None else t.data_ptr() for t in tensors]

@@ -18,6 +18,7 @@ tensors the kernel's own source runs on the host, thread by thread: for tests.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from kernels.attention_block import Rope
 from kernels.cpu import Keep, Shape
-from kernels.native import _native, ptr
+from kernels.native import CPU, _native, ptr, ptr_or_null
 
 
 class Packed(NamedTuple):
@@ -100,12 +101,11 @@ class Decider:
         """
         shape, device = self.shape, packed.head.device
         B, T, D = len(tokens), shape.cells + 1, shape.width
-        address = ptr("tokens", tokens, torch.uint8, B, shape.cells, device=device)
         z_H, z_L = (self._state(n, z, B, device) for n, z in (("z_H", z_H), ("z_L", z_L)))
         if z_H.stride() != z_L.stride():
             z_H, z_L = z_H.contiguous(), z_L.contiguous()
-        rows = 0 if read is None else ptr("read", read, torch.int32, B, device=device)
-        q = torch.empty((0,) if open else (B, shape.actions), device=device)
+        of_q = (0,) if open else (B, shape.actions)
+        q = torch.empty(of_q, dtype=torch.float32, device=device)
         size = {"states": (B, T, D), "last": (B, D), "none": (0,)}[keep]
         new_H, new_L = (torch.empty(size, dtype=self.dtype, device=device) for _ in range(2))
         if B == 0:
@@ -116,15 +116,23 @@ class Decider:
         ctas = max(1, min(machine.ctas(warps, used), -(-B // boards)))
         workspace = torch.empty(ctas * outside, dtype=torch.uint8, device=device)
         _, rope = self._on(device)
+
+        of_z, f32, angles = (self.dtype, B, T, D), torch.float32, (T, D // shape.heads // 2, 2)
+        at = partial(ptr, device=device)
         with torch.cuda.device(device if device.type == "cuda" else -1):  # -1: as it is
             self.native.decide(
                 stream=machine.stream, boards=boards, shared_limit=machine.shared, ctas=ctas,
-                workspace=workspace.data_ptr(), **self._addresses(packed), rope=_address(rope),
-                size=B, tokens=address,
-                z_H=z_H.data_ptr(), z_L=z_L.data_ptr(), board=z_H.stride(0), token=z_H.stride(1),
-                read=rows,
-                segments=segments, open=open, q=0 if open else q.data_ptr(),
-                new_H=new_H.data_ptr(), new_L=new_L.data_ptr(), last_only=keep == "last",
+                workspace=at("workspace", workspace, torch.uint8, ctas * outside),
+                **self._addresses(packed),
+                rope=ptr_or_null("rope", rope, f32, *angles, device=device),
+                size=B, tokens=at("tokens", tokens, torch.uint8, B, shape.cells),
+                z_H=at("z_H", z_H, *of_z, strided=True), z_L=at("z_L", z_L, *of_z, strided=True),
+                board=z_H.stride(0), token=z_H.stride(1),
+                read=ptr_or_null("read", read, torch.int32, B, device=device),
+                segments=segments, open=open,
+                q=0 if open else at("q", q, f32, *of_q),
+                new_H=at("new_H", new_H, self.dtype, *size),
+                new_L=at("new_L", new_L, self.dtype, *size), last_only=keep == "last",
             )  # fmt: skip
         return q, new_H, new_L
 
@@ -148,11 +156,9 @@ class Decider:
 
     def _state(self, name: str, z: Tensor, B: int, device: torch.device) -> Tensor:
         size = (B, self.shape.cells + 1, self.shape.width)
-        if z.dtype != self.dtype or z.shape != size or z.device != device:
-            found = f"{z.dtype} {list(z.shape)} on {z.device}"
-            raise ValueError(f"{name} is {found}: expected {self.dtype} {list(size)} on {device}")
+        address = ptr(name, z, self.dtype, *size, device=device, strided=True)
         pairs = z.stride(-1) == 1 and not any(stride % 2 for stride in z.stride()[:2])
-        if pairs and z.data_ptr() % (2 * z.itemsize) == 0:
+        if pairs and address % (2 * z.itemsize) == 0:
             return z
         return z.clone(memory_format=torch.contiguous_format)  # contiguous() may be z itself
 
@@ -172,8 +178,11 @@ def block_order(shape: Shape) -> Tensor:
     """
     D, F, K = shape.width, shape.inner, shape.width // shape.heads
     out, gate_up, down = 3 * D * D, 4 * D * D, 4 * D * D + 2 * F * D
-    sixteens = torch.arange(0, D, 16)
-    lane, pair, second = torch.arange(32)[:, None, None], torch.arange(4)[:, None], torch.arange(2)
+    lane, pair, second, sixteens = (
+        torch.arange(0, end, by, dtype=torch.int64, device=CPU)
+        for end, by in ((32, 1), (4, 1), (2, 1), (D, 16))
+    )
+    lane, pair = lane[:, None, None], pair[:, None]
     row = lane // 4 + pair // 2 * 8  # [32, 4, 1]
     column = lane % 4 * 2 + pair % 2 * 8 + second  # [32, 4, 2]
 
@@ -245,7 +254,3 @@ def _angles(rope: Rope) -> Tensor:
 def _rope(angles: Tensor) -> Rope:
     cos, sin = angles.unbind(-1)
     return torch.cat((cos, cos), 1).unsqueeze(1), torch.cat((-sin, sin), 1).unsqueeze(1)
-
-
-def _address(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()

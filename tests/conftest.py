@@ -1,6 +1,7 @@
 """Shared by all tests: the repository's root is importable, and torch keeps to itself."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,41 @@ from typing import Any
 import pytest
 import torch
 
+import kernels.native
+
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # profiling/ is not installed
 
 with contextlib.suppress(ImportError):  # before anything imports triton: it chooses the interpreter
-    import kernels.triton  # noqa: F401
+    import kernels.triton
 
-torch.set_num_threads(1)  # tiny models: a second thread would mostly wait, and results vary with it
+if "OMP_NUM_THREADS" not in os.environ:  # tiny models: a second thread would mostly wait
+    torch.set_num_threads(1)
+
+# torch asks the processor, not this variable, whether bfloat16 may be packed, and then fails
+if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
+    torch.backends.mkldnn.set_flags(False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--instructions", default="", help="the engine's code: portable, avx2, avx512")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    kernels.native.INSTRUCTIONS = config.getoption("--instructions")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of one instruction set by its name: of the chosen one alone."""
+    if chosen := config.getoption("--instructions"):
+        others = [x for x in items if _instructions(x) not in (None, chosen)]
+        items[:] = [x for x in items if x not in others]
+        config.hook.pytest_deselected(items=others)
+
+
+def _instructions(item: pytest.Item) -> Any:
+    return item.callspec.params.get("instructions") if hasattr(item, "callspec") else None
 
 
 @pytest.fixture(autouse=True)

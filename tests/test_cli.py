@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from envs import MazeSpec
 from hrm_fast import HRM
 from train import checkpoint, cli, evaluate
 from train import config as configs
@@ -40,11 +41,23 @@ BAD_FLAGS = [
     (["--env.map", ".>.", "..>"], ["map", "2 goals"]),
     (["--env.map", ".x.", "..."], ["map row 0 column 1", "'x'"]),
     (["--env.map", "missing.txt"], ["missing.txt"]),
+    (
+        ["--env.map", "maps/missing.map"],
+        ["maps/missing.map", "No such file", "expected a text file"],
+    ),
+    (["--env.map", "missing.map"], ["map is missing.map: No such file"]),
+    (["--env.map", "/"], ["map is /", "Is a directory", "expected a text file"]),
     (["--hrm.heads", "5"], ["heads", "5", "32"]),
     (["--hrm.positions", "alibi"], ["alibi", "rope2d"]),
     (["--hrm.cells", "98"], ["hrm.cells", "98", "49"]),
     (["--hrm.kernels", "cuda"], ["kernels", "cuda", "reference"]),
     (["--updates", "0"], ["updates", "0", "1 to"]),
+    (["--updates", "1.5"], ["--updates", "1.5", "expected a whole number"]),
+    (["--updates", "1e4x"], ["--updates", "1e4x", "expected a whole number"]),
+    (["--updates", "nan"], ["--updates", "nan", "expected a whole number"]),
+    (["--updates", "1e999999999"], ["--updates", "1e999999999", "expected a whole number"]),
+    (["--updates", "1e30"], ["--updates", "1e30", "expected a whole number"]),
+    (["--env.closed-doors", "5e-1"], ["--env.closed-doors", "5e-1", "expected a whole number"]),
     (["--seed", "-1"], ["seed", "-1"]),
     (["--device", "abacus"], ["device", "abacus", "cpu"]),
     (["--resume", "nowhere"], ["nowhere", "config.json"]),
@@ -88,6 +101,48 @@ def test_map_from_a_file(tmp_path: Path) -> None:
     for flags in (["--env.map", str(file)], [f"--env.map={file}"]):
         config = configs.parse(["--preset", "quick", *flags])
         assert config.env.board == ("..d..", "..|..")
+
+
+@pytest.mark.parametrize(("name", "data"), [
+    ("ok.map", b"..d..\n..|..\n"),
+    ("ok", b"..d..\n..|.."),
+    ("blank lines.txt", b"\n\n..d..\n..|..\n\n \n\t\n"),
+    ("mark.txt", "\ufeff..d..\n..|..\n".encode()),
+    ("wide.txt", "..d..\n..|..\n".encode("utf-16")),
+    ("dos.txt", b"..d..\r\n..|..\r\n\r\n"),
+    ("mark dos.map", "\ufeff..d..\r\n..|..\r\n\x20\r\n".encode()),
+    ("..d..", b"..d..\n..|..\n"),
+])  # fmt: skip
+def test_files_of_a_map(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    for flags in (["--env.map", str(tmp_path / name)], [f"--env.map={tmp_path / name}"]):
+        config = configs.parse(["--preset", "quick", *flags])
+        assert config.env.board == ("..d..", "..|..")
+
+
+def test_a_map_in_the_current_folder_needs_no_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ok", "room"):
+        (tmp_path / name).write_text("..d..\n..|..\n")
+    assert configs.parse(["--preset", "quick", "--env.map", "ok"]).env.rows == 2
+    assert configs.parse(["--preset", "quick", "--env.map", "room"]).env.rows == 9  # a name first
+
+
+def test_a_blank_line_that_is_rock_stays() -> None:
+    assert MazeSpec(map="...\n   \n").board == ("...", "   ")
+    assert MazeSpec(map="\n  ...\n  .@.\n ").board == ("  ...", "  .@.")
+    with pytest.raises(ValueError, match="map row 1 has 0 cells: expected 3 as in row 0"):
+        MazeSpec(map="...\n\n...")
+
+
+def test_whole_numbers() -> None:
+    flags = ["--updates", "1e4", "--env.max-steps", "1.2e2", "--dqn.replay-size=1_000_000"]
+    config = configs.parse(["--preset", "quick", *flags, "--env.closed-doors", "1e0"])
+    assert (config.updates, config.env.max_steps, config.dqn.replay_size) == (10_000, 120, 10**6)
+    assert type(config.updates) is int and config.env.closed_doors == 1
+    assert configs.parse(["--preset", "quick", "--run-dir", "1e4"]).run_dir == "1e4"
 
 
 def test_a_resumed_run_keeps_its_seed_and_place(

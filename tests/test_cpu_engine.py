@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hrm_fast import HRM, Carry, HRMConfig
-from kernels import _native
+from kernels import _native, native
 from kernels.adam_atan2 import adam_atan2, adam_atan2_reference
 from kernels.cpu import Engine
 from kernels.goal_loss import goal_loss_reference as goal_loss
@@ -292,9 +292,15 @@ def test_bad_input() -> None:
         build(QUICK, instructions="sse9").decide(tokens)
 
 
+@pytest.mark.parametrize("instructions", ["portable", "avx2", "avx512"])
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("size", [1, 8, 1003])
-def test_adam_atan2(size: int, average: bool) -> None:
+def test_adam_atan2(
+    size: int, average: bool, instructions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not runs_here(instructions):
+        pytest.skip(f"this CPU has no {instructions}")
+    monkeypatch.setattr(native, "INSTRUCTIONS", instructions)
     torch.manual_seed(size)
     w, ema = torch.randn(2, size)
     ours = [w, torch.zeros(size), torch.zeros(size), ema]

@@ -73,7 +73,7 @@ def test_results_into_given_memory() -> None:
     assert_same(poisoned, host.step(actions[1]))
     with pytest.raises(ValueError, match="out holds the same memory twice"):
         mine.step(actions[1], out=out._replace(obs=out.final_obs))
-    with pytest.raises(ValueError, match=r"out\.obs is torch\.uint8 \[11, \d+\]"):
+    with pytest.raises(ValueError, match=r"out\.obs is contiguous torch\.uint8 \[11, \d+\]"):
         mine.step(actions[1], out=out._replace(obs=out.obs[1:]))
 
 

@@ -76,7 +76,8 @@ def test_attention_block(
     plain, mine = (
         attention_at(block, heads, rope) for block in (attention_block_reference, ATTENTION[size])
     )
-    assert_as_good(mine, plain, draw(B, T, D), dtype, draws=1 if T > 40 else 3)
+    draws = 10 if B * T == 1 else 1 if T > 40 else 3  # few numbers: few errors to average
+    assert_as_good(mine, plain, draw(B, T, D), dtype, draws)
 
 
 @pytest.mark.parametrize(

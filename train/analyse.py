@@ -72,17 +72,17 @@ def walk(hrm: HRM, spec: MazeSpec, intervention: str, options: Analyse, segments
     """Walk greedily and measure every decision."""
     n, device = options.mazes, hrm.puzzle.device
     mazes = MazeBatch(spec, n, seed=SEED_LIMIT + options.seed, device=device)
-    generator = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator("cpu").manual_seed(options.seed)
     obs, seed = mazes.reset(), Carry(*(z.clone() for z in hrm.start_seed(n)))
     after = mazes.get_state()["boards"]
-    walking, solved = torch.arange(n), 0
+    walking, solved = torch.arange(n, dtype=torch.int64, device="cpu"), 0
     distances, changes = [], []
     before: Tensor | None = None  # boards uint8 [N, rows, cols] one step ago; None: no step yet
     while len(walking):
         seen = obs[walking.to(device)]
         if intervention == "goal moved":
             seen = move_goal(seen, generator)
-        action = torch.zeros(n, dtype=torch.int64)
+        action = torch.zeros(n, dtype=torch.int64, device="cpu")
         for own, tokens in zip(walking.split(CHUNK), seen.split(CHUNK), strict=True):
             from_seed = Carry(seed.z_H[own], seed.z_L[own])
             q, distance, kept = think(hrm, tokens, from_seed, intervention, segments, options.token)
@@ -96,9 +96,10 @@ def walk(hrm: HRM, spec: MazeSpec, intervention: str, options: Analyse, segments
         before, after, obs = after, mazes.get_state()["boards"], step.obs
         solved += int(step.terminated.cpu()[walking].sum())
         walking = walking[~(step.terminated | step.truncated).cpu()[walking]]
-    empty = torch.empty(len(LEVELS), len(REFERENCES), segments, 0)
-    changed = torch.cat([torch.empty(0, dtype=torch.bool), *changes])
-    return Walk(torch.cat([empty, *distances], dim=-1), changed, solved)
+    size = len(LEVELS), len(REFERENCES), segments, 0
+    distances.append(torch.empty(size, dtype=torch.float32, device="cpu"))
+    changes.append(torch.empty(0, dtype=torch.bool, device="cpu"))
+    return Walk(torch.cat(distances, dim=-1), torch.cat(changes), solved)
 
 
 def think(
@@ -110,10 +111,10 @@ def think(
     segments are one segment.
     """
     batch = len(tokens)
-    at = torch.full((batch,), hrm.config.cells, device=tokens.device)
+    at = torch.full((batch,), hrm.config.cells, dtype=torch.int64, device=tokens.device)
     if token == "agent":
         at = agent_cell(tokens) + 1  # the puzzle token is 0
-    row = torch.arange(batch, device=tokens.device)
+    row = torch.arange(batch, dtype=torch.int64, device=tokens.device)
     start = hrm.start(batch)
     if intervention == "z reset":
         begin, kept = start, hrm.start_seed(batch)
@@ -140,7 +141,8 @@ def move_goal(tokens: Tensor, generator: torch.Generator) -> Tensor:
     Nothing else changes; a board that shows no goal or no bare floor stays as it is.
     """
     free = tokens == FLOOR
-    chance = torch.rand(tokens.shape, generator=generator).to(tokens.device)
+    drawn = torch.rand(tokens.shape, generator=generator, dtype=torch.float32, device="cpu")
+    chance = drawn.to(tokens.device)
     to = torch.where(free, chance, -1.0).argmax(1, keepdim=True)
     moved = torch.where(tokens == GOAL, FLOOR, tokens).scatter(1, to, GOAL)
     movable = free.any(1) & (tokens == GOAL).any(1)
@@ -154,10 +156,11 @@ def path_changed(spec: MazeSpec, before: Tensor, after: Tensor) -> Tensor:
     A door that lay on the shortest path before has changed, or, where there was no path, there is
     one now.
     """
-    doorway = torch.tensor([[cell == "d" for cell in row] for row in spec.board])
+    doorway = [[cell == "d" for cell in row] for row in spec.board]
     door = ord(spec.door_glyph)
-    moved = ((before == door) != (after == door)) & doorway  # [B, rows, cols]
-    changed = torch.zeros(len(before), dtype=torch.bool)
+    may_move = torch.tensor(doorway, dtype=torch.bool, device=before.device)
+    moved = ((before == door) != (after == door)) & may_move  # [B, rows, cols]
+    changed = torch.zeros(len(before), dtype=torch.bool, device=before.device)
     some = moved.flatten(1).any(1).nonzero()[:, 0]
     if len(some):
         path, was_cut_off = shortest_paths(spec, before[some])
@@ -177,7 +180,7 @@ def shortest_paths(spec: MazeSpec, boards: Tensor) -> tuple[Tensor, Tensor]:
     mazes.load_boards(boards)
     left, action = mazes.shortest_path()
     cut_off = left < 0
-    path = torch.zeros(len(boards), spec.cells, dtype=torch.bool)
+    path = torch.zeros(len(boards), spec.cells, dtype=torch.bool, device="cpu")
     while (left > 0).any():  # the simulator walks; beyond the goal nobody looks
         step = mazes.step(action)
         path |= (step.final_obs == AGENT) & (left > 0)[:, None]

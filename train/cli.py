@@ -10,10 +10,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
+
+from envs.spec import GLYPHS, NAMED_MAPS
 
 T = TypeVar("T")
 
@@ -66,7 +69,7 @@ def parse(
     args = [_expand(arg) for arg in (sys.argv[1:] if args is None else args)]
     args = _read_maps(args)
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), NUMBERS:
             return tyro.cli(what, description=description, args=args, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -95,18 +98,65 @@ def _expand(arg: str) -> str:
     return f"{flag}{equals}{os.path.expanduser(value)}" if value.startswith("~") else arg
 
 
+def _whole(text: str) -> int:
+    """An int as people write it: 10000, 10_000, 1e4."""
+    try:
+        return int(text)
+    except ValueError:
+        with contextlib.suppress(InvalidOperation):
+            number = Decimal(text)
+            if number.is_finite() and number.adjusted() < 30 and number == int(number):
+                return int(number)
+    raise ValueError(f"found {text}, expected a whole number")
+
+
+NUMBERS = tyro.constructors.ConstructorRegistry()
+
+
+@NUMBERS.primitive_rule
+def _whole_numbers(kind: Any) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
+    if kind.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: _whole(words[0]),
+        is_instance=lambda x: isinstance(x, int),
+        str_from_instance=lambda x: [str(x)],
+    )
+
+
 def _read_maps(args: Sequence[str]) -> list[str]:
-    """`--env.map FILE.txt` stands for the file's rows, in one word: a row may begin with '-'."""
-    text = "\0".join(args)
-    pattern = re.compile(r"(^|\0)(--(?:env\.)?map)[\0=]([^\0]+\.txt)(?=\0|$)")
-    text = pattern.sub(lambda m: f"{m[1]}{m[2]}={_read(m[3])}\n", text)
-    return text.split("\0") if args else []
+    """`--env.map FILE` stands for the file's rows, in one word: a row may begin with '-'."""
+    words = list(args)
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name not in ("--env.map", "--map"):
+            continue
+        if not equals and i + 1 < len(words):
+            value = words[i + 1]
+        if _is_file(value):
+            words[i : i + 1 if equals else i + 2] = [f"{name}={_read(value)}\n"]
+    return words
+
+
+def _is_file(map_: str) -> bool:
+    """Whether a map is given by the name of a file, which may not be there."""
+    if not map_ or "\n" in map_ or map_ in NAMED_MAPS:
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        drawn = set(map_) <= set(GLYPHS)
+        return os.sep in map_ or Path(map_).is_file() or (Path(map_).suffix != "" and not drawn)
+    return False
 
 
 def _read(name: str) -> str:
+    """The text of a file in UTF-8, or in UTF-16 where a byte order mark says so."""
     try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        data = Path(name).expanduser().read_bytes()
+        is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if is_wide else "utf-8-sig")
+    except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or "no text"
         fail(f"map is {name}: {why}, expected a text file with the rows of a map")
 

@@ -23,7 +23,7 @@ class Collector:
         self.obs = self.mazes.reset()  # uint8 [N, cells]
         self.seed = Carry(*(z.clone() for z in hrm.start_seed(config.num_mazes)))
         self.lengths = torch.zeros(config.num_mazes, dtype=torch.int64, device=device)
-        self.returns = torch.zeros(config.num_mazes, device=device)
+        self.returns = torch.zeros(config.num_mazes, dtype=torch.float32, device=device)
         # episodes, successes, sum of lengths, sum of returns since the last `finished`
         self._finished = torch.zeros(4, dtype=torch.float64, device=device)
 
@@ -34,7 +34,7 @@ class Collector:
         What the next step starts from stays in the same memory, so that a CUDA graph can repeat it.
         """
         q, seed_t = hrm.act(self.obs, self.seed)
-        uniform = torch.rand(len(q), generator=generator, device=q.device)
+        uniform = torch.rand(len(q), generator=generator, dtype=torch.float32, device=q.device)
         action = hrm.ops.epsilon_greedy(q, epsilon, uniform)
         step = self.mazes.step(action)
         ends = step.terminated | step.truncated
@@ -44,7 +44,7 @@ class Collector:
             s_tm1=self.obs.clone(),
             a_tm1=action,
             r_t=step.reward.clamp(-most, most),
-            discount_t=torch.where(final, 0.0, self.config.gamma),
+            discount_t=torch.full_like(step.reward, self.config.gamma).masked_fill(final, 0.0),
             ends_t=ends,
             s_t=step.final_obs,
             seed_tm1=Carry(*(z.clone() for z in self.seed)),

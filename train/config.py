@@ -15,7 +15,7 @@ import tyro
 
 from envs import GymSpec, MazeSpec
 from hrm_fast import HRMConfig
-from hrm_fast.config import DType
+from hrm_fast.config import DType, make_plain
 from train import cli, remote
 from train.dqn_config import DQNConfig, require
 
@@ -59,11 +59,13 @@ class Config:
     dqn: DQNConfig = field(default_factory=DQNConfig)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("updates", "log_every", "eval_every", "eval_episodes", "save_every"):
             value, most = getattr(self, name), 2**20 if name == "eval_episodes" else 10**12
-            require(name.replace("_", "-"), value, 1 <= value <= most, f"1 to {most}")
-        limit = f"0 to {SEED_LIMIT - 1}"
-        require("seed", self.seed, 0 <= self.seed < SEED_LIMIT, limit)
+            good = type(value) is int and 1 <= value <= most
+            require(name.replace("_", "-"), value, good, f"an integer of 1 to {most}")
+        good = type(self.seed) is int and 0 <= self.seed < SEED_LIMIT
+        require("seed", self.seed, good, f"an integer of 0 to {SEED_LIMIT - 1}")
 
 
 def fit_model_to_board(config: Config) -> Config:
@@ -290,7 +292,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.empty(0, device=name).device
+        device = torch.empty(0, dtype=torch.uint8, device=name).device
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
         raise ValueError(f"device is {name!r} ({why}): expected auto, cpu or cuda") from None

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from hrm_fast.config import make_plain
+
 
 def require(name: str, value: object, good: bool, expected: str) -> None:
     if not good:
@@ -78,6 +80,7 @@ class DQNConfig:
     """Treat the time limit as an end without future, as the published code does."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, value in vars(self).items():
             (low, high), kind = DQN_RANGES.get(name, (0, 1)), type(getattr(DQNConfig, name))
             limits = f"{low} to {high}" if kind is not bool else "True or False"

@@ -79,14 +79,15 @@ def rollout(
 def _walk(mazes: Batch, walker: Walker, first: int, count: int) -> Walks:
     """One episode in each of the first `count` mazes; those that have ended are no longer asked."""
     if isinstance(mazes, GymBatch):  # whatever has begun since the wave before
-        mazes.set_state({"episodes": torch.full((mazes.num_envs,), first)})
+        number = torch.tensor(first, dtype=torch.int64, device="cpu")
+        mazes.set_state({"episodes": number.expand(mazes.num_envs)})
     obs = mazes.reset()
     length = torch.zeros(mazes.num_envs, dtype=torch.int64, device=mazes.device)
     solved, total = torch.zeros_like(length, dtype=torch.bool), torch.zeros_like(obs[:, 0]).double()
     shortest = torch.full_like(length, -1)
     if isinstance(mazes, MazeBatch):
         shortest = mazes.shortest_path()[0].long()
-    walking = torch.arange(count, device=mazes.device)
+    walking = torch.arange(count, dtype=torch.int64, device=mazes.device)
     while len(walking):
         action = torch.zeros_like(length)
         action[walking] = walker(mazes, obs[walking], first + walking)
@@ -104,7 +105,7 @@ def _summary(walks: Walks) -> Result:
     n, k = len(solved), int(solved.sum())
     low, high = wilson(k, n)
     fair = solved & (shortest > 0)  # at the start doors may cut the goal off: no shortest path
-    ratio = (length[fair] / shortest[fair]).mean().item() if fair.any() else None
+    ratio = (length[fair].float() / shortest[fair]).mean().item() if fair.any() else None
     steps, rewards = (x.double().mean().item() for x in (length, total))
     return Result(n, k / n, low, high, steps, rewards, ratio)
 
@@ -129,10 +130,13 @@ def greedy(hrm: HRM, episodes: int, segments: int | None = None) -> Walker:
 
 
 def random_walker(actions: int, seed: int) -> Walker:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
 
     def walk(_: Batch, __: Tensor, walking: Tensor) -> Tensor:
-        return torch.randint(actions, (len(walking),), generator=generator).to(walking.device)
+        chosen = torch.randint(
+            actions, (len(walking),), generator=generator, dtype=torch.int64, device="cpu"
+        )
+        return chosen.to(walking.device)
 
     return walk
 

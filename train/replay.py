@@ -48,7 +48,7 @@ class Replay:
         self.config = config
         self.filled = torch.zeros(1, dtype=torch.int64, device=obs.device)  # rows that hold a step
         self.head = torch.zeros_like(self.filled)  # row that the next step goes to
-        number = torch.empty(len(obs), device=obs.device)
+        number = torch.empty(len(obs), dtype=torch.float32, device=obs.device)
         step = Transition(obs, number.long(), number, number, number.bool(), obs, seed, seed)
         flat = tensors_of(step)
         self._check_memory(flat)
@@ -113,15 +113,16 @@ class Replay:
         window = self._window(age, most)  # [B, k]
         goes_on = ~data["ends_t"][window[:, :-1], maze[:, None]]
         steps = torch.minimum(1 + goes_on.cumprod(1).sum(1), self.filled - age)
-        k = torch.arange(most, device=age.device)
-        worth = (self.config.gamma**k) * (k < steps[:, None])  # [B, k]
+        k = torch.arange(most, dtype=torch.int64, device=age.device)
+        worth = self.config.gamma ** k.float() * (k < steps[:, None])  # [B, k]
         cell = agent_cell(data["s_t"][window, maze[:, None]])
-        bound = torch.zeros(len(age), data["s_t"].shape[-1], device=age.device)
+        size = len(age), data["s_t"].shape[-1]
+        bound = torch.zeros(size, dtype=torch.float32, device=age.device)
         return bound.scatter_reduce(1, cell, worth, "amax")
 
     def _window(self, age: Tensor, count: int) -> Tensor:
         """Ring rows [B, count] of the consecutive steps that begin at age [B]."""
-        steps = torch.arange(count, device=age.device)
+        steps = torch.arange(count, dtype=torch.int64, device=age.device)
         return (self.head - self.filled + age[:, None] + steps) % self.rows
 
     def _seed(self, time: str, row: Tensor, maze: Tensor) -> Carry:

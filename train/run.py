@@ -77,7 +77,7 @@ class Run:
         trainer, config = self.trainer, self.config
         numbers, path, skipped = state.newest(self.own, trainer)
         for _ in range(2):  # whoever is older now may have left one behind that is older still
-            if trainer.update > distributed.least(torch.tensor(trainer.update)):
+            if trainer.update > distributed.least(_number(trainer.update)):
                 skipped.append(f"{path} is newer than another process's state")
                 path = self.own / PREVIOUS
                 numbers = state.restore(trainer, path)
@@ -145,7 +145,7 @@ class Run:
     def _signals(self) -> tuple[int, int]:
         """Which signal that ends the run came to any rank, and whether one that asks for a save:
         all of them leave, or save, after the same cycle."""
-        own = torch.tensor([self.signal, self.save_asked])
+        own = torch.tensor([self.signal, self.save_asked], dtype=torch.int64, device="cpu")
         self.save_asked = 0
         self.stopped_by, save_asked = map(int, distributed.largest(own))
         return self.stopped_by, save_asked
@@ -176,7 +176,8 @@ class Run:
     def _agree(self) -> None:
         """ValueError: the ranks have come apart, as they would on machines that round otherwise."""
         update, weights = self.trainer.update, self.trainer.optimiser.flat.double().sum().item()
-        all_of_them = distributed.joined(torch.tensor([[update, weights]], dtype=torch.float64))
+        own = torch.tensor([[update, weights]], dtype=torch.float64, device="cpu")
+        all_of_them = distributed.joined(own)
         same = bool((all_of_them == all_of_them[0]).all())
         why = "the same in every process"
         configs.require("update and sum of the weights", all_of_them.tolist(), same, why)
@@ -250,7 +251,7 @@ class Run:
             failed = 1
             say = self.log.say if self.is_writer else cli.say
             say(f"not copied, to be tried again: {error}")
-        if distributed.largest(torch.tensor(failed)) == 0:
+        if distributed.largest(_number(failed)) == 0:
             self.mirror.may_rename = self.saved_at is not None
 
     def close(self) -> None:
@@ -365,3 +366,7 @@ def claim(folder: Path) -> int:
     for part in folder.glob(".*.part"):
         part.unlink()
     return lock
+
+
+def _number(x: int) -> Tensor:
+    return torch.tensor(x, dtype=torch.int64, device="cpu")

@@ -50,8 +50,8 @@ def goals_target(target: HRM, batch: Transition, gamma: float) -> Target:
 def exploration_done(config: DQNConfig, update: Tensor) -> Tensor:
     """Share of `epsilon_updates` that is done at the counter `update`, int64 [1] -> float32 [1]."""
     if config.epsilon_updates == 0:
-        return torch.ones(1, device=update.device)
-    return (update / config.epsilon_updates).clamp(max=1.0)
+        return torch.ones(1, dtype=torch.float32, device=update.device)
+    return (update.float() / config.epsilon_updates).clamp(max=1.0)
 
 
 def epsilon_at(config: DQNConfig, update: Tensor) -> Tensor:

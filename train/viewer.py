@@ -79,8 +79,8 @@ def play(hrm: HRM, think: Thinker, spec: MazeSpec, episodes: int, seed: int) -> 
     obs = mazes.reset()  # uint8 [N, cells]
     played: list[list[Moment]] = [[] for _ in range(episodes)]
     z = Carry(*(x.clone() for x in hrm.start_seed(episodes)))
-    reward = torch.zeros(episodes)
-    walking = torch.arange(episodes)
+    reward = torch.zeros(episodes, dtype=torch.float32, device="cpu")
+    walking = torch.arange(episodes, dtype=torch.int64, device="cpu")
     while len(walking):
         before = Carry(z.z_H[walking], z.z_L[walking])
         thought = think(obs[walking], before)
@@ -92,7 +92,7 @@ def play(hrm: HRM, think: Thinker, spec: MazeSpec, episodes: int, seed: int) -> 
             values = None if thought.values is None else thought.values[:, i]
             played[maze].append(Moment(board, reward[maze].item(), "", state, q, at, values))
         z.z_H[walking], z.z_L[walking] = thought.seed
-        action = torch.zeros(episodes, dtype=torch.int64)
+        action = torch.zeros(episodes, dtype=torch.int64, device="cpu")
         action[walking] = thought.q[-1].argmax(-1)
         step = mazes.step(action)
         obs, reward = step.obs, step.reward

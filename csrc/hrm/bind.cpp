@@ -55,18 +55,23 @@ Batch make_batch(const Engine &engine, int size, Address tokens, Address z_H, Ad
     return {size, codes, at<float>(z_H), at<float>(z_L), board, token, rows};
 }
 
+const Instructions &named_instructions(const std::string &name) {
+    if (name.empty())
+        return best_instructions();
+    if (const Instructions *found = find_instructions(name.c_str()))
+        return *found;
+    throw std::invalid_argument("instructions is '" + name +
+                                "': expected portable, avx2 or avx512, and a CPU that has it");
+}
+
 Engine *make_engine(int cells, int width, int heads, int inner, int actions, int vocab,
                     int h_layers, int l_layers, int h_cycles, int l_cycles, bool learned,
                     Address cos, Address sin, int threads, const std::string &instructions,
                     bool poison) {
     const Shape shape{cells, width,    heads,    inner,    actions,
                       vocab, h_layers, l_layers, h_cycles, l_cycles};
-    const Instructions *code =
-        instructions.empty() ? &best_instructions() : find_instructions(instructions.c_str());
-    if (!code)
-        throw std::invalid_argument("instructions is '" + instructions +
-                                    "': expected portable, avx2 or avx512, and a CPU that has it");
-    return new Engine(shape, learned, at<float>(cos), at<float>(sin), threads, *code, poison);
+    return new Engine(shape, learned, at<float>(cos), at<float>(sin), threads,
+                      named_instructions(instructions), poison);
 }
 
 void decide(Engine &engine, const std::vector<Address> &from, int size, Address tokens, Address z_H,
@@ -99,7 +104,8 @@ double gradient(Engine &engine, const std::vector<Address> &from, int size, Addr
 }
 
 void adam_atan2(Address w, Address g, Address m, Address v, Address average, long n, long t,
-                double lr, double beta1, double beta2, double weight_decay, double average_decay) {
+                double lr, double beta1, double beta2, double weight_decay, double average_decay,
+                const std::string &instructions) {
     const auto rounded = [](double x) { return static_cast<float>(x); };
     const AdamStep step{rounded(1 - beta1),
                         rounded(beta2),
@@ -108,9 +114,10 @@ void adam_atan2(Address w, Address g, Address m, Address v, Address average, lon
                         rounded(lr / (1 - std::pow(beta1, t))),
                         rounded(1 / std::sqrt(1 - std::pow(beta2, t))),
                         rounded(1 - average_decay)};
+    const Instructions &code = named_instructions(instructions);
     py::gil_scoped_release unlocked;
-    best_instructions().adam_atan2(at<float>(w), at<float>(g), at<float>(m), at<float>(v),
-                                   at<float>(average), n, step);
+    code.adam_atan2(at<float>(w), at<float>(g), at<float>(m), at<float>(v), at<float>(average), n,
+                    step);
 }
 
 } // namespace
@@ -120,7 +127,8 @@ PYBIND11_MODULE(_native, m) {
     m.attr("SOURCES") = HRM_FAST_STRING(HRM_FAST_SOURCES);
     m.def("adam_atan2", &adam_atan2, py::arg("w"), py::arg("g"), py::arg("m"), py::arg("v"),
           py::arg("average"), py::arg("n"), py::arg("t"), py::arg("lr"), py::arg("beta1"),
-          py::arg("beta2"), py::arg("weight_decay"), py::arg("average_decay"));
+          py::arg("beta2"), py::arg("weight_decay"), py::arg("average_decay"),
+          py::arg("instructions"));
     py::class_<Engine>(m, "Engine")
         .def(py::init(&make_engine), py::kw_only(), py::arg("cells"), py::arg("width"),
              py::arg("heads"), py::arg("inner"), py::arg("actions"), py::arg("vocab"),
