@@ -134,7 +134,10 @@ def in_words(value: Any) -> str:
         return f"dict of {', '.join(map(str, value)) or 'nothing'}"
     if isinstance(value, list | tuple):
         return f"{kind} of {len(value)}"
-    text = " ".join((value if isinstance(value, np.generic) else repr(value)).__str__().split())
+    try:
+        text = " ".join((str if isinstance(value, np.generic) else repr)(value).split())
+    except Exception:  # a stranger's too
+        text = "one"
     return f"{text[:60]} ({kind})"
 
 

@@ -111,6 +111,11 @@ def fails(error: Exception) -> Callable[[Came], Came]:
     return spoil
 
 
+class Silent:
+    def __repr__(self) -> str:
+        raise KeyError("no repr")
+
+
 FINITE = "expected one finite number of float32"
 FAULTS = [
     (part(target=np.array([3])), "observation target is ndarray of int64, shape (1,)"),
@@ -133,6 +138,7 @@ FAULTS = [
     (at(1, 10**400), f"(int): {FINITE}"),
     (at(1, None), f"reward is None (NoneType): {FINITE}"),
     (at(1, "1"), f"reward is '1' (str): {FINITE}"),
+    (at(1, Silent()), f"reward is one (Silent): {FINITE}"),
     (at(1, 1j), f"reward is 1j (complex): {FINITE}"),
     (at(2, 0), "terminated is 0 (int): expected True or False"),
     (at(3, None), "truncated is None (NoneType): expected True or False"),
