@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROUNDING = (
     "triton_large", "triton_blocks", "triton_embedding", "triton_q", "triton_optimiser",
     "triton_model", "triton_launch", "cpu_engine", "cuda_decide", "from_reference", "model",
-    "optimiser", "learning_options", "graph", "halting_loss", "analyse", "replay",
+    "optimiser", "muon", "goals", "graph", "halting_loss", "analyse", "replay",
 )  # fmt: skip
 SETS = {"portable": "default", "avx2": "avx2", "avx512": "avx512"}  # the engine's name: PyTorch's
 

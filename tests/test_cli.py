@@ -202,6 +202,9 @@ def test_json_round_trip(name: str) -> None:
         ({"hrm": 3}, "config.hrm is int"),
         ({"env": {"map": [1, 2]}}, "config.env.map"),
         ({"updates": True}, "config.updates is True"),
+        ({"dqn": {"priority": 0.6}}, "config.dqn.priority is 0.6: expected 0: it is gone since"),
+        ({"dqn": {"relabel": 0.5, "relabel_reach": 40}}, "config.dqn.relabel is 0.5: expected 0"),
+        ({"dqn": {"refresh": 2}}, "config.dqn.refresh is 2: expected 0"),
     ],
 )
 def test_bad_json(change: dict | None, words: str) -> None:
@@ -210,6 +213,13 @@ def test_bad_json(change: dict | None, words: str) -> None:
         data[name] = {**data[name], **value} if isinstance(value, dict) else value
     with pytest.raises(ValueError, match=words):
         configs.from_json(json.dumps(data))
+
+
+def test_fields_that_are_gone_load_where_they_did_nothing() -> None:
+    data = json.loads(configs.to_json(QUICK))
+    old = {"priority": 0.0, "priority_correction": 0.4, "relabel": 0.0, "relabel_reach": 40}
+    data["dqn"] |= old | {"refresh": 0}
+    assert configs.from_json(json.dumps(data)) == QUICK
 
 
 def broken_files(folder: Path) -> dict[str, Path]:

@@ -41,10 +41,10 @@ RUN = Config(
     preset="quick",
     updates=8,
     env=ROOM,
-    hrm=replace(SHAPE, cells=9, columns=3),
+    hrm=replace(SHAPE, cells=9, columns=3, q_token="goal"),
     dqn=DQNConfig(
         num_mazes=4, batch_size=4, learning_starts=16, replay_size=200, warmup_updates=0,
-        epsilon_updates=6, relabel=0.5, relabel_reach=3, refresh=1, priority=0.5, n_step=2,
+        epsilon_updates=6, hindsight=3, muon_learning_rate=0.02, max_grad_norm=1.0,
     ),
 )  # fmt: skip
 Found = dict[str, Any]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from test_continuation import CPU
-from test_learning_options import TINY
+from tiny import TINY
 
 from train import checkpoint
 from train.dqn import Trainer

@@ -339,6 +339,7 @@ def _build(cls: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise ValueError(f"{where} is {type(data).__name__}: expected an object")
     hints = typing.get_type_hints(cls)
+    data = _without_gone(data) if cls is DQNConfig else data
     unknown = sorted(set(data) - set(hints))
     if unknown:
         name = ascii(unknown[0])[1:-1]  # in one line, whatever it holds
@@ -357,6 +358,25 @@ def _build(cls: Any, data: Any, where: str) -> Any:
         values[name] = tuple(value) if isinstance(value, list) else value
         require(f"{where}.{name}", value, _fits(values[name], hint), str(hint))
     return cls(**values)
+
+
+# Fields of older runs -> the value at which they did nothing; None: they only served another.
+GONE = {
+    "priority": 0,
+    "priority_correction": None,
+    "relabel": 0,
+    "relabel_reach": None,
+    "refresh": 0,
+}
+
+
+def _without_gone(dqn: dict[str, Any]) -> dict[str, Any]:
+    """ValueError: a field that is gone did something in that run."""
+    for name, at_rest in GONE.items():
+        value = dqn.get(name, at_rest)
+        good = at_rest is None or value == at_rest
+        require(f"config.dqn.{name}", value, good, f"{at_rest}: it is gone since commit ee548fa")
+    return {name: value for name, value in dqn.items() if name not in GONE}
 
 
 def _fits(value: Any, hint: Any) -> bool:
