@@ -68,7 +68,7 @@ class GymBatch:
         return Step(*(torch.from_numpy(x).to(self.device) for x in arrays))
 
     def _actions(self, actions: Tensor) -> list[int]:
-        given = torch.as_tensor(actions)
+        given = torch.as_tensor(actions, dtype=None, device="cpu")
         kind = given.dtype.is_floating_point or given.dtype.is_complex or given.dtype == torch.bool
         if kind or given.shape != (self.num_envs,):
             what = f"{given.dtype} {list(given.shape)}"

@@ -162,7 +162,9 @@ PATHS: dict[str, Callable[[Path], Found]] = {
     "gymnasium": lambda _: gymnasium_environments(),
     "training": lambda folder: training("cpu", folder),
     "training, plain": lambda folder: training("reference", folder),
-    "training with halting": lambda folder: training("reference", folder, halting=True),
+    "training with halting": lambda folder: training(
+        "reference", folder, halting=True, q_token="last"
+    ),
 }
 
 

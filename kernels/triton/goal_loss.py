@@ -97,7 +97,9 @@ class _GoalLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dloss):
         dz, dhead, a_tm1 = ctx.saved_tensors
-        taken = torch.arange(ctx.actions, device=a_tm1.device)[:, None] == a_tm1  # [A, B]
+        taken = (
+            torch.arange(ctx.actions, dtype=torch.int64, device=a_tm1.device)[:, None] == a_tm1
+        )  # [A, B]
         return (dz * dloss).to(dz.dtype), taken.float() @ dhead * dloss, None, None, None
 
 
