@@ -39,6 +39,15 @@ def names(config: HRMConfig) -> dict[str, str]:
     return table | (HALT if config.halting else {})
 
 
+def reference_shapes(config: HRMConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors that `to_reference` would give, without making them."""
+    own = config.shapes()
+    shapes = {PREFIX + name: own[ours] for name, ours in names(config).items()}
+    shapes[PREFIX + LM_HEAD] = own["embed"]
+    shapes[PREFIX + "puzzle_emb.weights"] = (1, config.width)
+    return shapes | {PREFIX + "q_head.weight": (2, config.width), PREFIX + "q_head.bias": (2,)}
+
+
 def from_reference(state_dict: Mapping[str, torch.Tensor], config: HRMConfig) -> HRM:
     """An HRM with the weights of a checkpoint of the published code, converted to float32.
 
@@ -53,7 +62,7 @@ def from_reference(state_dict: Mapping[str, torch.Tensor], config: HRMConfig) ->
     for name in given:
         if name not in known:
             raise ValueError(f"{name} is in the checkpoint: expected no tensor of that name")
-    shapes = {name: list(value.shape) for name, value in to_reference(hrm).items()}
+    shapes = {name: list(shape) for name, shape in reference_shapes(config).items()}
     for name, ours in table.items():
         if PREFIX + name not in given:
             raise ValueError(f"{PREFIX}{name} is missing: expected {shapes[PREFIX + name]}")

@@ -20,7 +20,7 @@ QUICK = PRESETS["quick"]
 @pytest.mark.parametrize(("where", "scheme"), [("loss", ""), ("weights", "file://")])
 def test_numbers_that_are_none_end_the_run(where: str, scheme: str, tmp_path: Path) -> None:
     """At the first save, long before anything is logged; what was saved before stays."""
-    config = replace(small("quick", "carry"), updates=40, save_every=8, log_every=40)
+    config = replace(small("paper-maze", "carry"), updates=40, save_every=8, log_every=40)
     folder, place = tmp_path / "run", f"{scheme}{tmp_path}/run"
     config = replace(config, eval_every=40, run_dir=place)
     trainer = Trainer(config, CPU)

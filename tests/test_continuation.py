@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import all_goals
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRMConfig
+from tests.tiny import all_goals
 from train import checkpoint, state
 from train.config import (
     PRESETS,

@@ -13,11 +13,11 @@ import pytest
 import torch
 from test_maze import SPECS, assert_same, random_actions
 from test_maze_device import resident
-from tiny import TINY, all_goals
 from torch import Tensor
 
 from envs import MazeBatch
 from hrm_fast import Carry
+from tests.tiny import TINY, all_goals
 from train import distributed, state
 from train.config import Config
 from train.dqn import Trainer
@@ -34,9 +34,16 @@ def config(hrm: dict[str, Any], dqn: dict[str, Any]) -> Config:
     return replace(TINY, hrm=replace(TINY.hrm, **hrm), dqn=replace(TINY.dqn, **dqn))
 
 
+def all_but_muon(case: Config) -> Config:
+    """All goals. Muon lifts small singular values up to 485-fold, and with them the rounding of
+    their gradients; tests/test_continuation.py has it, where both runs round alike."""
+    goals = all_goals(case)
+    return replace(goals, dqn=replace(goals.dqn, muon_learning_rate=0.0))
+
+
 CASES = {
-    "quick": all_goals(config({"carry": "reset", "segments": 1}, {})),
-    "carried": all_goals(config({"carry": "carry", "kernels": "reference"}, {})),
+    "quick": all_but_muon(config({"carry": "reset", "segments": 1}, {})),
+    "carried": all_but_muon(config({"carry": "carry", "kernels": "reference"}, {})),
     "one goal": config({"carry": "carry"}, {"max_grad_norm": 0.1}),
     "halting": config({"carry": "full", "halting": True}, {"timeout_is_terminal": True}),
 }

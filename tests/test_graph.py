@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from test_maze_device import resident
-from tiny import TINY, all_goals
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.tiny import TINY, all_goals
 from train.config import Config
 from train.dqn import Trainer
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from test_continuation import CPU
-from tiny import TINY
 
+from tests.tiny import TINY
 from train import checkpoint
 from train.dqn import Trainer
 from train.run import Run, choose_folder

@@ -62,7 +62,7 @@ def walk(mazes: MazeBatch, hrm: HRM) -> bytes:
         seen += [obs, reward, q]
     hrm.zero_grad()
     target = torch.zeros(len(obs))
-    hrm.td_segment(hrm.start(len(obs)), obs, q.argmax(-1), target, None, True)[2].backward()
+    hrm.td_segment(hrm.start(len(obs)), obs, q.argmax(-1), target, last=True)[2].backward()
     assert hrm.embed.grad is not None
     bits = b"".join(x.numpy().tobytes() for x in [*seen, hrm.embed.grad])
     return hashlib.sha256(bits).digest()
@@ -188,7 +188,7 @@ def test_closed_streams_in_a_notebooks_shell(closed: str, tmp_path: Path) -> Non
 def test_an_error_is_told_where_stderr_is_closed() -> None:
     done = run('train.dqn "$@" 2>&-', "--updates", "0")
     assert done.returncode == 2
-    assert b"updates is 0: expected 1 to" in done.stdout and done.stdout.count(b"\n") == 1
+    assert b"updates is 0: expected" in done.stdout and done.stdout.count(b"\n") == 1
 
 
 def test_names_that_are_no_text_in_a_locale(tmp_path: Path) -> None:

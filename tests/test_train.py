@@ -11,12 +11,12 @@ from typing import Literal
 
 import pytest
 import torch
-from tiny import all_goals
 
 from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig
 from kernels.epsilon_greedy import epsilon_greedy_reference as epsilon_greedy
 from kernels.td_loss import td_loss_reference as td_loss
+from tests.tiny import all_goals
 from train import checkpoint, state
 from train.config import Config, DQNConfig, fit_model_to_board
 from train.dqn import Trainer

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import all_goals
+
+from tests.tiny import all_goals
 
 pytest.importorskip("kernels.triton.common")  # before Triton itself: chooses its interpreter
 

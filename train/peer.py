@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from envs import MazeSpec
-from hrm_fast import HRM, HRMConfig, from_reference, to_reference
+from hrm_fast import HRM, HRMConfig, from_reference
+from hrm_fast.checkpoint import reference_shapes
 from train.config import PRESETS, Config, require
 
 # What a pickled NumPy number consists of; its module has another name in NumPy 1.
@@ -106,18 +107,14 @@ def maze_of_peer(env: dict[str, Any]) -> tuple[MazeSpec, str]:
 
 def restored(weights: dict[str, Tensor], shape: HRMConfig) -> HRM:
     """`from_reference`, but nothing is allocated before the tensors are those of the shape."""
-    with torch.device("meta"):
-        wanted = to_reference(HRM(replace(shape, kernels="reference")))
     given = {name.removeprefix("_orig_mod."): x for name, x in weights.items()}
-    for name, expected in wanted.items():
-        if name in given and given[name].shape != expected.shape:
-            raise ValueError(
-                f"{name} is {list(given[name].shape)}: expected {list(expected.shape)}"
-            )
+    for name, expected in reference_shapes(shape).items():
+        if name in given and given[name].shape != expected:
+            raise ValueError(f"{name} is {list(given[name].shape)}: expected {list(expected)}")
         if name in given and not given[name].is_contiguous():  # a small file for any size
-            raise ValueError(f"{name} is one number repeated: expected {list(expected.shape)}")
+            raise ValueError(f"{name} is one number repeated: expected {list(expected)}")
         if name not in given and "q_head" not in name:
-            raise ValueError(f"{name} is missing: expected {list(expected.shape)}")
+            raise ValueError(f"{name} is missing: expected {list(expected)}")
     return from_reference(weights, shape)
 
 
