@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_learning_options import ALL
+from tiny import all_goals
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRMConfig
@@ -25,7 +25,15 @@ from train.dqn import Trainer
 from train.run import Run
 
 CPU = torch.device("cpu")
-SMALL = {"width": 8, "inner": 8, "h_layers": 1, "l_layers": 1, "l_cycles": 1, "segments": 2}
+SMALL = {
+    "width": 8,
+    "heads": 2,
+    "inner": 8,
+    "h_layers": 1,
+    "l_layers": 1,
+    "l_cycles": 1,
+    "segments": 2,
+}
 FEW = {"num_mazes": 4, "batch_size": 8, "replay_size": 40, "learning_starts": 16}
 
 
@@ -57,17 +65,18 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [name for name in one if one[name] != other[name]]
 
 
-CONFIGS = {
+def changed(config: Config, **hrm: Any) -> Config:
+    return replace(config, hrm=replace(config.hrm, **hrm))
+
+
+MUON = {"muon_learning_rate": 0.02, "max_grad_norm": 0.1}
+CONFIGS = {  # quick, four-rooms and maze: all goals, hindsight, Muon, clipping; all: two segments
     **{f"{p} {carry}": small(p, carry) for p in PRESETS for carry in ("reset", "carry", "full")},
-    "all options": small("quick", "carry", **ALL),
-    "plain PyTorch": small("quick", "full", **ALL),
-    "bfloat16": small("paper-maze", "carry"),
-    "halting": small("quick", "carry", **ALL),
-}
-CHANGES: dict[str, dict[str, Any]] = {
-    "plain PyTorch": {"kernels": "reference"},
-    "bfloat16": {"dtype": "bfloat16"},
-    "halting": {"halting": True},
+    "one goal": small("paper-maze", "carry", n_step=3, **MUON),
+    "plain PyTorch": changed(small("quick", "full"), kernels="reference"),
+    "bfloat16": changed(small("paper-maze", "carry"), dtype="bfloat16"),
+    "all goals in bfloat16": changed(small("maze", "carry"), dtype="bfloat16"),
+    "halting": changed(small("paper-maze", "carry", n_step=3, **MUON), halting=True),
 }
 
 
@@ -92,8 +101,7 @@ def check_resumed(config: Config, device: torch.device, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_resumed_equals_straight(name: str, tmp_path: Path) -> None:
-    config = CONFIGS[name]
-    check_resumed(replace(config, hrm=replace(config.hrm, **CHANGES.get(name, {}))), CPU, tmp_path)
+    check_resumed(CONFIGS[name], CPU, tmp_path)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -101,7 +109,7 @@ def test_resumed_equals_straight(name: str, tmp_path: Path) -> None:
 def test_resumed_equals_straight_on_a_gpu(
     preset: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    config = small(preset, "carry", priority=0.0)
+    config = small(preset, "carry")
     wide = {"width": 64, "inner": 128, "dtype": "bfloat16"}  # as the kernels can have it
     config = replace(config, deterministic=True, hrm=replace(config.hrm, **wide))
     device = torch.device("cuda")
@@ -111,7 +119,7 @@ def test_resumed_equals_straight_on_a_gpu(
 
 
 def test_a_difference_is_seen(tmp_path: Path) -> None:
-    one, other = (Trainer(CONFIGS["all options"], CPU) for _ in range(2))
+    one, other = (Trainer(CONFIGS["quick carry"], CPU) for _ in range(2))
     for trainer in (one, other):
         trainer.cycle()
     assert differing(contents(one), contents(other)) == []
@@ -188,15 +196,24 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("name", ["quick reset", "maze carry", "paper-maze full", "many mazes"])
+@pytest.mark.parametrize(
+    "name",
+    ["quick reset", "maze carry", "paper-maze full", "one goal", "many mazes", "wide", "as it is"],
+)
 def test_the_number_of_threads_changes_nothing(name: str) -> None:
     """With the fused engine; plain PyTorch splits its sums by threads."""
     if name == "many mazes":
         shape = HRMConfig(**{**SMALL, "h_cycles": 1, "segments": 1})
-        many = {"num_mazes": 8_192, "replay_size": 40_000, "priority": 0.6, "batch_size": 64}
+        many = {"num_mazes": 8_192, "replay_size": 40_000, "batch_size": 64}
         env = MazeSpec(map="room", size=3, max_steps=6)
         dqn = DQNConfig(**many, learning_starts=20_000)
-        config = fit_model_to_board(Config(preset="quick", env=env, hrm=shape, dqn=dqn))
+        one = fit_model_to_board(Config(preset="quick", env=env, hrm=shape, dqn=dqn))
+        config = all_goals(one)
+    elif name in ("wide", "as it is"):  # sums and products long enough for threads to share them
+        config = PRESETS["maze"]
+        if name == "wide":
+            config = changed(config, width=160, heads=4, inner=200, h_layers=1, l_layers=1)
+        config = replace(config, dqn=replace(config.dqn, learning_starts=320, batch_size=16))
     else:
         config = CONFIGS[name]
         config = replace(config, dqn=replace(config.dqn, num_mazes=64, replay_size=640))

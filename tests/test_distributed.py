@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from test_learning_options import TINY
 from test_maze import SPECS, assert_same, random_actions
 from test_maze_device import resident
+from tiny import TINY, all_goals
 from torch import Tensor
 
 from envs import MazeBatch
+from hrm_fast import Carry
 from train import distributed, state
 from train.config import Config
 from train.dqn import Trainer
 from train.evaluate import evaluate
-from train.replay import Replay
+from train.replay import Replay, Transition
 from train.run import Run
 from train.state import PREVIOUS, STATE
 
@@ -34,8 +35,9 @@ def config(hrm: dict[str, Any], dqn: dict[str, Any]) -> Config:
 
 
 CASES = {
-    "quick": config({"carry": "reset", "segments": 1}, {"priority": 0.6, "relabel": 0.5}),
-    "carried": config({"carry": "carry", "kernels": "reference"}, {"refresh": 2}),
+    "quick": all_goals(config({"carry": "reset", "segments": 1}, {})),
+    "carried": all_goals(config({"carry": "carry", "kernels": "reference"}, {})),
+    "one goal": config({"carry": "carry"}, {"max_grad_norm": 0.1}),
     "halting": config({"carry": "full", "halting": True}, {"timeout_is_terminal": True}),
 }
 
@@ -171,12 +173,10 @@ def start_ranks(world: int, folder: Path) -> None:
 
 
 def draw_as_ranks_do(trainer: Trainer, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every W-th of what one process draws comes from the generator of one rank."""
+    """Every W-th of what one process draws comes from the generator and the mazes of one rank."""
     seeds = [distributed.seed_of(rank, trainer.config.seed) for rank in range(world)]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    plain, dqn, n = torch.rand, trainer.config.dqn, trainer.config.dqn.num_mazes // world
-    name = "_draw_by_priority" if dqn.priority else "_draw"
-    draw_one = getattr(Replay, name)
+    plain, draw, n = torch.rand, Replay.sample, trainer.config.dqn.num_mazes // world
 
     def rand(*shape: int, generator: torch.Generator, **options: Any) -> Tensor:
         if generator is not trainer.generator:
@@ -184,30 +184,30 @@ def draw_as_ranks_do(trainer: Trainer, world: int, monkeypatch: pytest.MonkeyPat
         part = (*shape[:-1], shape[-1] // world)
         return torch.cat([plain(*part, generator=g, **options) for g in generators], -1)
 
-    def draw(replay: Replay, size: int, _: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        ages, mazes = [], []
+    def sample(replay: Replay, size: int, _: torch.Generator) -> Transition:
+        batches = []
         for rank, generator in enumerate(generators):
             part = copy.copy(replay)
             part.data = {k: x[:, rank * n : (rank + 1) * n] for k, x in replay.data.items()}
-            age, maze, _ = draw_one(part, size // world, generator)
-            ages.append(age)
-            mazes.append(maze + rank * n)
-        age, maze = torch.cat(ages), torch.cat(mazes)
-        if not dqn.priority:
-            return age, maze, None
-        row = (replay.head - replay.filled + age) % replay.rows
-        weight = replay.data["priority"][row, maze] ** -dqn.priority_correction
-        return age, maze, weight / weight.max()
+            batches.append(draw(part, size // world, generator))
+        return Transition(*map(joined, zip(*batches, strict=True)))
 
     monkeypatch.setattr(torch, "rand", rand)
-    monkeypatch.setattr(Replay, name, draw)
+    monkeypatch.setattr(Replay, "sample", sample)
+
+
+def joined(parts: tuple[Any, ...]) -> Any:
+    """One field of several batches as that of one: tensors, seeds or nothing."""
+    if parts[0] is None or isinstance(parts[0], Tensor):
+        return None if parts[0] is None else torch.cat(parts)
+    return Carry(*map(torch.cat, zip(*parts, strict=True)))
 
 
 @pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_ranks_learn_and_resume_as_one_process(
     world: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mazes, exploration, priorities, new goals and targets included; float32."""
+    """Mazes, exploration, bounds in hindsight and targets included; float32."""
     start_ranks(world, tmp_path)
     for name, case in CASES.items():
         sizes = ("num_mazes", "batch_size", "replay_size", "learning_starts")

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_learning_options import TINY
 from test_maze_device import resident
+from tiny import TINY, all_goals
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from train.config import Config
 from train.dqn import Trainer
 
 pytestmark = pytest.mark.triton
@@ -31,12 +32,13 @@ class NothingWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def trainer(**options: Any) -> Trainer:
+def trainer(goals: bool = False, carry: Any = "carry", **dqn: Any) -> Trainer:
     """As on a GPU: resident mazes, and an optimiser that counts for itself."""
     from kernels.triton.adam_atan2 import update  # noqa: PLC0415  (Triton may not be there)
 
-    hrm = replace(TINY.hrm, kernels="reference", carry=options.pop("carry", "carry"))
-    one = Trainer(replace(TINY, updates=400, hrm=hrm, dqn=replace(TINY.dqn, **options)), CPU)
+    start = all_goals(TINY) if goals else TINY
+    hrm = replace(start.hrm, kernels="reference", carry=carry)
+    one = Trainer(replace(start, updates=400, hrm=hrm, dqn=replace(start.dqn, **dqn)), CPU)
     one.optimiser.fused = update
     mazes = one.collector.mazes
     one.collector.mazes = resident(mazes.spec, mazes.num_envs, one.config.seed)
@@ -63,20 +65,20 @@ def numbers(one: Trainer) -> dict[str, object]:
 
 OPTIONS: list[dict[str, Any]] = [
     {},
-    {"priority": 0.6, "relabel": 0.5, "carry": "reset"},
-    {"refresh": 2, "timeout_is_terminal": True},
+    {"goals": True, "carry": "reset"},
+    {"goals": True, "carry": "full", "warmup_updates": 3},
+    {"timeout_is_terminal": True, "muon_learning_rate": 0.02, "max_grad_norm": 0.1},
 ]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_cycle_can_be_repeated(options: dict[str, Any]) -> None:
     one, twin = trainer(**options), trainer(**options)
-    relabels = "relabel" in options
     for each in (one, twin):
         each.cycle()
     before = numbers(one)
     with NothingWaits():
-        mine = [one._learn(2, relabels) for _ in range(4)]
+        mine = [one._learn(2) for _ in range(4)]
     assert numbers(one) == before
     theirs = [twin.cycle() for _ in range(4)]
     for a, b in zip(mine, theirs, strict=True):
@@ -95,14 +97,14 @@ def test_what_waits_is_seen(op: Any) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_graphs_give_what_cycles_give() -> None:
-    hrm, dqn = replace(TINY.hrm, kernels="triton"), replace(TINY.dqn, priority=0.6, relabel=0.5)
-    config = replace(TINY, updates=400, hrm=hrm, dqn=dqn)
+@pytest.mark.parametrize("start", [TINY, all_goals(TINY)], ids=["own goal", "all goals"])
+def test_graphs_give_what_cycles_give(start: Config) -> None:
+    config = replace(start, updates=400, hrm=replace(start.hrm, kernels="triton"))
     one, twin = (
         Trainer(replace(config, cuda_graph=graph), torch.device("cuda")) for graph in (True, False)
     )
     assert one.is_repeatable()
-    for _ in range(80):  # beyond the share of new goals
+    for _ in range(80):
         (loss, q), (loss_2, q_2) = one.cycle(), twin.cycle()
         torch.testing.assert_close(loss, loss_2, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(q, q_2, rtol=1e-4, atol=1e-6)

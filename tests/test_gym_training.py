@@ -30,10 +30,11 @@ def test_flags_and_json() -> None:
     assert config.env == GymSpec(LAKE.id, LAKE.options, max_steps=9)
     shape = config.hrm
     assert (shape.cells, shape.columns, shape.vocab, shape.actions) == (1, 1, 16, 4)
-    assert (shape.q_token, shape.carry, config.dqn.relabel) == ("mean", "carry", 0)
+    assert (shape.q_token, shape.carry) == ("mean", "carry")
+    assert config.dqn == configs.GYM_DQN
     assert configs.from_json(configs.to_json(config)) == config
-    with pytest.raises(ValueError, match=r"relabel is 0\.5: expected 0 where env is no maze"):
-        small_config(LAKE, "--dqn.relabel", "0.5")
+    with pytest.raises(ValueError, match=r"hrm.q-token is 'goal': expected agent, last or mean"):
+        small_config(LAKE, "--hrm.q-token", "goal")
     with pytest.raises(ValueError, match=r"hrm.vocab is 9: expected more than 15"):
         small_config(LAKE, "--hrm.vocab", "9")
     assert isinstance(PRESETS["quick"].env, MazeSpec)
@@ -170,7 +171,7 @@ def test_learns_rooms_of_others(package: str, name: str, updates: int) -> None:
 
 
 def test_rewards_are_clipped_and_counted_whole() -> None:
-    config = small_config(CLIFF, "--env.max-steps", "100", "--updates", "40")
+    config = small_config(CLIFF, "--env.max-steps", "50", "--updates", "40")
     trainer = Trainer(config, CPU)
     while trainer.update < config.updates:
         trainer.cycle()

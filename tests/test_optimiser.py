@@ -69,7 +69,7 @@ def test_one_step_of_every_part() -> None:
     for p in hrm.parameters():
         p.grad.copy_(torch.randn_like(p))
     grads = {name: p.grad.clone() for name, p in hrm.named_parameters()}
-    optimiser.step(0)
+    optimiser.step()
     for name, p in hrm.named_parameters():
         if name == "puzzle":
             expected = old[name] * (1 - 0.2 * 0.1) - 0.2 * grads[name].sign()
@@ -83,6 +83,11 @@ def test_one_step_of_every_part() -> None:
 
 def test_learning_rate_rises_then_falls() -> None:
     _, _, optimiser = build(warmup_updates=10, final_learning_rate=0.1)
-    shares = [optimiser.share(u) for u in (0, 4, 9, 10, 55, 100, 500)]
+    shares = []
+    for update in (0, 4, 9, 10, 55, 100, 500):
+        optimiser.done.fill_(update)
+        share = optimiser.share()
+        assert share.dtype == torch.float64 and share.shape == (1,)
+        shares.append(share.item())
     assert shares == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.55, 0.1, 0.1])
     assert PRESETS["paper-maze"].dqn.final_learning_rate == 1.0

@@ -1,7 +1,5 @@
 """The replay's ring and its n-step returns, against a plain walk over the recorded steps."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -124,75 +122,3 @@ def test_select_picks_by_maze() -> None:
     new = select(ends, Carry(start, start), Carry(z, 2 * z))
     assert torch.equal(new.z_H, torch.tensor([[0.0] * 3, [1.0] * 3]))
     assert torch.equal(new.z_L, torch.tensor([[0.0] * 3, [2.0] * 3]))
-
-
-def prioritised(steps: int, size: int, n_step: int) -> tuple[Replay, list[Transition]]:
-    recorded = record(steps)
-    config = replace(settings(size, n_step), priority=0.5, priority_correction=0.4)
-    replay = Replay(config, recorded[0].s_tm1, recorded[0].seed_tm1)
-    for step in recorded:
-        replay.add(step)
-    return replay, recorded
-
-
-@pytest.mark.parametrize("steps", [6, 17])  # 10 rows: once not yet full, once gone round
-def test_draws_in_proportion_to_priority(steps: int) -> None:
-    replay, _ = prioritised(steps, 10 * N, 2)
-    generator = torch.Generator().manual_seed(0)
-    g = torch.rand(10, N, generator=generator)
-    replay.data["priority"].copy_(g * (replay.data["priority"] > 0))
-    drawn, p = torch.zeros(10, N), replay.data["priority"].clone()
-    p[(steps - 1) % 10] = 0  # its second step is not there
-    batch = replay.sample(60_000, generator)
-    drawn.view(-1).index_add_(0, batch.slot, torch.ones(60_000))
-    torch.testing.assert_close(drawn / 60_000, p / p.sum(), rtol=0.0, atol=0.005)
-    row, maze = batch.slot // N, batch.slot % N
-    assert torch.equal(batch.s_tm1, replay.data["s_tm1"][row, maze])
-    expected = p.view(-1)[batch.slot] ** -0.4
-    torch.testing.assert_close(batch.weight, expected / expected.max())
-
-
-def test_priorities_follow_the_error() -> None:
-    replay, _ = prioritised(6, 10 * N, 1)
-    assert (replay.data["priority"][:6] == 1).all()
-    batch = replay.sample(2, torch.Generator().manual_seed(0))
-    batch = batch._replace(slot=torch.tensor([4, -1]), a_tm1=torch.tensor([1, 0]))
-    replay.prioritise(batch, torch.tensor([[0.0, 5.0], [9.0, 0.0]]), torch.tensor([1.0, 0.0]))
-    changed = replay.data["priority"][:6].reshape(-1)
-    assert changed[4].item() == pytest.approx(4.001**0.5)
-    assert (changed == 1).sum() == 6 * N - 1
-    replay.add(record(1)[0])
-    assert (replay.data["priority"][6] == changed[4]).all()  # the largest there is
-
-
-def test_priorities_are_kept() -> None:
-    replay, recorded = prioritised(17, 10 * N, 2)
-    replay.data["priority"].uniform_()
-    other = Replay(replay.config, recorded[0].s_tm1, recorded[0].seed_tm1)
-    other.restore(replay.state())
-    one, two = (r.sample(64, torch.Generator().manual_seed(3)) for r in (replay, other))
-    assert torch.equal(one.s_tm1, two.s_tm1)
-    assert torch.equal(one.weight, two.weight)
-
-
-@pytest.mark.parametrize("steps", [6, 17])
-def test_walk(steps: int) -> None:
-    """The k decisions before, as far as the episode and the ring go, and those of the n steps."""
-    recorded, k, n = record(steps), 3, 2
-    replay = Replay(
-        replace(settings(10 * N, n), refresh=k), recorded[0].s_tm1, recorded[0].seed_tm1
-    )
-    for step in recorded:
-        replay.add(step)
-    batch = replay.sample(300, torch.Generator().manual_seed(0))
-    for b in range(300):
-        t, i = (int(x) for x in batch.s_tm1[b, :2])
-        begin = t
-        while begin > max(t - k, steps - 10, 0) and not recorded[begin - 1].ends_t[i]:
-            begin -= 1
-        end = t + 1 if recorded[t].ends_t[i] else t + n
-        counts = [begin <= t - k + j < end for j in range(k + n)]
-        assert batch.walk.counts[:, b].tolist() == counts
-        times = batch.walk.boards[:, b][batch.walk.counts[:, b]][:, :2].tolist()
-        assert times == [[s, i] for s in range(begin, end)]
-        assert torch.equal(batch.walk.seed.z_L[b], recorded[begin].seed_tm1.z_L[i])

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 import torch
+from tiny import all_goals
 
 from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig
@@ -21,7 +22,7 @@ from train.config import Config, DQNConfig, fit_model_to_board
 from train.dqn import Trainer
 from train.evaluate import evaluate
 from train.run import Run
-from train.targets import epsilon_at, td_target
+from train.targets import epsilon_at, target_of
 
 CPU = torch.device("cpu")
 TINY = fit_model_to_board(
@@ -53,7 +54,9 @@ def test_target_bootstraps_from_the_target_network_only_where_something_follows(
     batch = trainer.replay.sample(32, trainer.generator)
     q_t, _ = trainer.target.decide(batch.s_t, batch.seed_t)
     expected = batch.r_t + batch.discount_t * q_t.max(1).values
-    torch.testing.assert_close(td_target(trainer.target, batch), expected)
+    target = target_of(trainer.target, batch, gamma=0.95)
+    torch.testing.assert_close(target.y, expected)
+    assert target.weight is None
     assert (batch.discount_t == 0).any()
 
 
@@ -119,10 +122,10 @@ def test_a_batch_is_trained_once_per_segment_with_one_target(
     carry = twin.hrm.carry_from(batch.seed_tm1)
     carry, q_1 = twin.hrm.segment(carry, batch.s_tm1)
     assert not carry.z_H.requires_grad
-    for update in range(2):
-        q = q_1 if update == 0 else twin.hrm.segment_q(carry, batch.s_tm1)
+    for segment in range(2):
+        q = q_1 if segment == 0 else twin.hrm.segment_q(carry, batch.s_tm1)
         ((q[torch.arange(8), batch.a_tm1] - y) ** 2).mean().backward()
-        twin.optimiser.step(update)
+        twin.optimiser.step()
     assert trainer.update == 2
     assert trainer.transitions == len(twin.replay) == 4 * 4
     exact = {"rtol": 0.0, "atol": 0.0 if kernels == "reference" else 1e-5}  # fused: another order
@@ -247,14 +250,15 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
     program = (
         "import resource, signal, sys, torch\n"
         "from hrm_fast import HRM\n"
-        "from tests.test_train import TINY\n"
+        "from test_train import TINY\n"
         "from train import checkpoint, cli\n"
         "from pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "cli.main(lambda: checkpoint.save(Path(sys.argv[1]), HRM(TINY.hrm), TINY))\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    tests = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
     run = [sys.executable, "-c", program, str(path)]
     out = subprocess.run(run, capture_output=True, text=True, env=env, check=False)
     assert out.returncode == 2, out.stderr
@@ -302,12 +306,11 @@ def test_learns_a_room() -> None:
     assert trained >= 0.9
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
-    for priority in (0.0, 0.6):
-        config = replace(TINY, run_dir=str(tmp_path / str(priority)), log_every=4)
-        config = replace(config, dqn=replace(config.dqn, priority=priority))
-        trainer = Trainer(config, CPU)
-        run = Run(config, trainer)
-        trainer.optimiser.flat.fill_(float("nan"))
-        with pytest.raises(ValueError, match=r"loss of update 4 is nan: expected a finite loss"):
-            run.train()
+@pytest.mark.parametrize("config", [TINY, all_goals(TINY)], ids=["own goal", "all goals"])
+def test_a_loss_that_is_no_number_ends_the_run(config: Config, tmp_path: Path) -> None:
+    config = replace(config, run_dir=str(tmp_path / "run"), log_every=4)
+    trainer = Trainer(config, CPU)
+    run = Run(config, trainer)
+    trainer.optimiser.flat.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"loss of update 4 is nan: expected a finite loss"):
+        run.train()

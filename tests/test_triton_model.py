@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import all_goals
 
 pytest.importorskip("kernels.triton.common")  # before Triton itself: chooses its interpreter
 
@@ -42,10 +43,6 @@ RUN = fit_model_to_board(
 
 def relative(mine: torch.Tensor, plain: torch.Tensor) -> float:
     return ((mine - plain).double().norm() / plain.double().norm()).item()
-
-
-def on_pytorch(config: Config) -> Config:
-    return replace(config, hrm=replace(config.hrm, kernels="reference"))
 
 
 @pytest.mark.parametrize("width, positions", [(32, "rope2d+learned"), (160, "rope")])
@@ -84,17 +81,22 @@ def test_a_segment_compiles_whole() -> None:
         assert torch.equal(one, other)
 
 
-def test_ten_updates() -> None:
+@pytest.mark.parametrize("run", [RUN, all_goals(RUN)], ids=["own goal", "all goals"])
+def test_ten_updates(run: Config) -> None:
     """The same mazes, actions, losses and weights, target network and puzzle token included."""
-    mine, plain = Trainer(RUN, DEVICE), Trainer(on_pytorch(RUN), DEVICE)
+    mine, plain, *fused = (
+        Trainer(replace(run, hrm=replace(run.hrm, kernels=kernels)), DEVICE)
+        for kernels in ("triton", "reference", *(("cpu",) if DEVICE.type == "cpu" else ()))
+    )
     assert mine.optimiser.fused is not None and plain.optimiser.fused is None
-    while plain.update < RUN.updates:
-        losses = [one.cycle()[0].item() for one in (mine, plain)]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert torch.equal(mine.collector.obs, plain.collector.obs)
-    for name, x in plain.optimiser.state().items():
-        assert relative(mine.optimiser.state()[name], x) < 1e-5, name
-    assert not mine.optimiser.grad.any()
+    while plain.update < run.updates:
+        right, *losses = (one.cycle()[0].item() for one in (plain, mine, *fused))
+        assert losses == pytest.approx([right] * len(losses), rel=1e-5)
+    for one in (mine, *fused):
+        assert torch.equal(one.collector.obs, plain.collector.obs)
+        for name, x in plain.optimiser.state().items():
+            assert relative(one.optimiser.state()[name], x) < 1e-5, name
+        assert not one.optimiser.grad.any()
 
 
 def test_walker_sees_only_the_tokens_it_asked_for() -> None:

@@ -62,12 +62,12 @@ def assert_as_good(three: list[Optimiser]) -> None:
 def test_update(body: int, tail: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train.optimiser, "adam_atan2", adam_atan2_reference)
     three = optimisers(body, tail)
-    for t in range(UPDATES + 3):  # beyond the schedule's end the learning rate stays
+    for _ in range(UPDATES + 3):  # beyond the schedule's end the learning rate stays
         gradient = torch.randn(body + tail) * 10.0 ** torch.randint(-6, 3, (body + tail,))
         gradient *= torch.rand(body + tail) > 0.2  # some are 0
         for optimiser in three:
             optimiser.grad.copy_(gradient)
-            optimiser.step(t)
+            optimiser.step()
         assert not three[0].grad.any()
         assert_as_good(three)
     assert three[0].done.item() == UPDATES + 3
@@ -87,7 +87,7 @@ def test_update_from_nothing_at_any_count(done: int, monkeypatch: pytest.MonkeyP
         optimiser.v.copy_(start[1] ** 2)
         optimiser.grad.copy_(gradient)
         optimiser.done.fill_(done)
-        optimiser.step(done)
+        optimiser.step()
     assert_as_good(three)
     relative = (three[0].flat.double() / three[2].flat - 1).abs()
     assert relative[three[2].flat != 0].max() < 8 * torch.finfo(torch.float32).eps
@@ -98,7 +98,7 @@ def test_update_shows_nan_and_survives_zero() -> None:
     (optimiser, *_) = optimisers(8, 2, calm)
     before = optimiser.flat.clone()
     optimiser.grad[[3, 9]] = float("nan")
-    optimiser.step(0)
+    optimiser.step()
     assert optimiser.flat.isnan().nonzero().flatten().tolist() == [3, 9]
     still = [0, 1, 2, 4, 5, 6, 7, 8]
     assert torch.equal(optimiser.flat[still], before[still])
@@ -119,7 +119,7 @@ def test_compiles_whole() -> None:
         step = optimiser.step
         if compiled:
             step = torch.compile(step, fullgraph=True, backend="aot_eager")
-        step(0)
+        step()
         return [optimiser.state()[name] for name in WRITTEN]
 
     for a, b in zip(results(False), results(True), strict=True):
@@ -132,7 +132,7 @@ def test_bad_input() -> None:
     with pytest.raises(
         ValueError, match=r"^step is torch.int32 \[1\].* expected torch.int64 \[1\]"
     ):
-        optimiser.step(0)
+        optimiser.step()
     optimiser.m = torch.zeros(12)[:8:2]
     with pytest.raises(ValueError, match=r"^m is .* expected torch.float32 \[4\], contiguous"):
-        optimiser.step(0)
+        optimiser.step()
