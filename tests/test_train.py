@@ -250,14 +250,15 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
     program = (
         "import resource, signal, sys, torch\n"
         "from hrm_fast import HRM\n"
-        "from tests.test_train import TINY\n"
+        "from test_train import TINY\n"
         "from train import checkpoint, cli\n"
         "from pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "cli.main(lambda: checkpoint.save(Path(sys.argv[1]), HRM(TINY.hrm), TINY))\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    tests = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
     run = [sys.executable, "-c", program, str(path)]
     out = subprocess.run(run, capture_output=True, text=True, env=env, check=False)
     assert out.returncode == 2, out.stderr

@@ -70,7 +70,11 @@ class Config:
 
 def fit_model_to_board(config: Config) -> Config:
     """The model's tokens and actions follow from the environment; they are not set by hand."""
-    env, hrm, vocab = config.env, config.hrm, config.hrm.vocab
+    env, hrm, vocab, dqn = config.env, config.hrm, config.hrm.vocab, config.dqn
+    if hrm.q_token == "goal":
+        _check_goals(config)
+    else:
+        dqn = replace(dqn, hindsight=0)
     if isinstance(env, GymSpec):
         highest, vocab = env.vocab - 1, vocab or env.vocab
         require("hrm.vocab", vocab, vocab > highest, f"more than {highest}")
@@ -78,10 +82,7 @@ def fit_model_to_board(config: Config) -> Config:
         highest = ord("|")  # of the codes on a board
         require("hrm.vocab", vocab, hrm.vocab_size > highest, f"more than {highest}")
     fitted = replace(hrm, cells=env.cells, columns=env.cols, actions=env.actions, vocab=vocab)
-    if hrm.q_token != "goal":
-        return replace(config, hrm=fitted, dqn=replace(config.dqn, hindsight=0))
-    _check_goals(config)
-    return replace(config, hrm=fitted)
+    return replace(config, hrm=fitted, dqn=dqn)
 
 
 def _check_goals(config: Config) -> None:
