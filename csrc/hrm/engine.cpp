@@ -1,5 +1,7 @@
 #include "hrm/engine.h"
 
+#include "common/flush_denormals.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -240,6 +242,7 @@ Start Engine::start(const Batch &batch, int board) const {
 void Engine::each(int count, const std::function<void(int, Scratch &)> &job) {
     std::atomic<int> next{0};
     pool_.run([&](int thread) {
+        const FlushDenormals here;
         for (int item = next++; item < count; item = next++) {
             if (poison_)
                 std::fill(arena_[thread].begin(), arena_[thread].end(),
