@@ -226,6 +226,20 @@ def goals_loss(
     return goal_loss(hrm.think(start, tokens).z_H, hrm.q_head, *td)
 
 
+def test_numbers_too_small_to_be_normal_are_zero_in_the_engine_alone() -> None:
+    """Sharp attention makes shares of 1e-38 and less, which a CPU multiplies very slowly."""
+    hrm = build(QUICK)
+    with torch.no_grad():
+        for block in (*hrm.L, *hrm.H):
+            block.qkv.mul_(12)
+    tokens, seed, pull = draws(hrm, 8)
+    hrm.td_segment(hrm.carry_from(seed), tokens, *loss_of(hrm, pull), last=True)[2].backward()
+    tiny = torch.finfo(torch.float32).tiny
+    for name, p in hrm.named_parameters():
+        assert p.grad is not None and not ((p.grad != 0) & (p.grad.abs() < tiny)).any(), name
+    assert (torch.tensor([tiny]) / 4).item() > 0  # this thread computes as it did before
+
+
 def test_states_of_any_layout() -> None:
     hrm = build(QUICK)
     tokens = boards(3, 49)
