@@ -6,6 +6,7 @@ How bfloat16 runs in the interpreter: tests/conftest.py.
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from kernels.swiglu_block import swiglu_block_reference
 from kernels.triton import attention_block as small_attention
 from kernels.triton import large
 from kernels.triton import swiglu_block as small_swiglu
-from tests.triton_checks import assert_as_good, strided, tables
+from tests.triton_checks import assert_as_good, block_terms, strided, tables
 
 pytestmark = pytest.mark.triton
 
@@ -77,7 +78,8 @@ def test_attention_block(
         attention_at(block, heads, rope) for block in (attention_block_reference, ATTENTION[size])
     )
     draws = 10 if B * T == 1 else 1 if T > 40 else 3  # few numbers: few errors to average
-    assert_as_good(mine, plain, draw(B, T, D), dtype, draws)
+    terms = partial(block_terms, heads=heads, rope=rope)
+    assert_as_good(mine, plain, draw(B, T, D), dtype, draws, terms=terms)
 
 
 @pytest.mark.parametrize(
