@@ -108,7 +108,8 @@ def spread(values: list[float], form: str = ".0f") -> str:
     known = [x for x in values if math.isfinite(x)]
     if not known:
         return "-"
-    text = f"{statistics.median(known):{form}} ({min(known):{form}} to {max(known):{form}})"
+    text = f"{statistics.median(known):{form}}"
+    text += f" ({min(known):{form}} to {max(known):{form}})" if len(known) > 1 else ""
     return text if len(known) == len(values) else f"{text}, {len(known)} of {len(values)}"
 
 
