@@ -26,7 +26,7 @@ STUDY = {"base": "Reset", "carry-carry": "Carry", "carry-full": "full Carry"}
 
 
 def agent_gif(path: Path) -> None:
-    _watch("four-rooms", "--gif", str(path))
+    _watch("maze", "--gif", str(path))
 
 
 def viewer_png(path: Path) -> None:

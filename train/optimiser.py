@@ -113,12 +113,15 @@ class Optimiser:
         lr = (dqn.muon_learning_rate * self.share()).float()
         size = sum(shape.numel() for shape in self.shapes)
         blocks = [x[numbers].view(-1, size) for x in (self.flat, self.grad, self.m)]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # products so small that a second thread costs more than it does
         offset = 0
         for shape in self.shapes:
             part = slice(offset, offset + shape.numel())
             w, g, m = (x[:, part].unflatten(1, shape) for x in blocks)
             muon(w, g, m, lr, dqn.muon_momentum, dqn.weight_decay)
             offset = part.stop
+        torch.set_num_threads(threads)
         self.target_flat[numbers].lerp_(self.flat[numbers], 1 - dqn.target_decay)
         self.grad[numbers].zero_()
 
