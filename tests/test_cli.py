@@ -202,7 +202,10 @@ def test_json_round_trip(name: str) -> None:
         ({"hrm": 3}, "config.hrm is int"),
         ({"env": {"map": [1, 2]}}, "config.env.map"),
         ({"updates": True}, "config.updates is True"),
-        ({"dqn": {"priority": 0.6}}, "config.dqn.priority is 0.6: expected 0: it is gone since"),
+        (
+            {"dqn": {"priority": 0.6}},
+            "config.dqn.priority is 0.6: expected 0: commit ee548fa is the last",
+        ),
         ({"dqn": {"relabel": 0.5, "relabel_reach": 40}}, "config.dqn.relabel is 0.5: expected 0"),
         ({"dqn": {"refresh": 2}}, "config.dqn.refresh is 2: expected 0"),
     ],
@@ -220,6 +223,28 @@ def test_fields_that_are_gone_load_where_they_did_nothing() -> None:
     old = {"priority": 0.0, "priority_correction": 0.4, "relabel": 0.0, "relabel_reach": 40}
     data["dqn"] |= old | {"refresh": 0}
     assert configs.from_json(json.dumps(data)) == QUICK
+
+
+@pytest.mark.parametrize("gone", ["priority", "relabel", "refresh"])
+def test_what_used_a_field_that_is_gone_is_refused(
+    gone: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A run to be resumed, its agent and the agent's file: one line names field and value."""
+    data = json.loads(configs.to_json(configs.replace(QUICK, run_dir=str(tmp_path))))
+    data["dqn"][gone] = 2
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    agent, weights = tmp_path / "best.safetensors", HRM(QUICK.hrm).state_dict()
+    checkpoint.save_tensors(agent, weights, {"config": json.dumps(data)})
+    for program in (
+        lambda: configs.parse(["--resume", str(tmp_path), "--updates", "9999"]) and None,
+        lambda: cli.parse(evaluate.program, args=[str(tmp_path)]),
+        lambda: cli.parse(evaluate.program, args=[str(agent)]),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(program)
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and len(said.splitlines()) == 1
+        assert str(tmp_path) in said and f"config.dqn.{gone} is 2: expected 0: " in said
 
 
 def broken_files(folder: Path) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 a run holds, in every Carry mode, with the features of every preset."""
 
 import csv
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from train.config import (
     Config,
     DQNConfig,
     fit_model_to_board,
+    load,
     use_deterministic_algorithms,
 )
 from train.dqn import Trainer
@@ -173,6 +175,25 @@ def test_a_resumed_run_leaves_the_same_files(updates: int, tmp_path: Path) -> No
     last = walk(replace(stopped, resume=stopped.run_dir))
     assert differing(contents(straight.trainer), contents(last.trainer)) == []
     assert differing(files(straight.folder), files(last.folder)) == []
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """From every bit of its state; the fields of its config that are gone did nothing in it."""
+    old = Path(__file__).parent / "fixtures/old_run"  # of commit ee548fa, which had them
+    assert '"priority": 0.0' in (old / "config.json").read_text()
+    folder = str(shutil.copytree(old, tmp_path / "run"))
+    config = replace(load(old / "config.json"), run_dir=folder, resume=folder, updates=16)
+    run = Run(config, Trainer(config, CPU))
+    with checkpoint.opening(old / "state.safetensors") as file:
+        saved = {name: bits_of(x) for name, x in file.tensors().items()}
+    restored = {name: bits_of(x) for name, x in state.tensors(run.trainer).items()}
+    assert differing(saved, restored) == []
+    weights = checkpoint.load(old / "last.safetensors")[1].state_dict()
+    assert all(torch.equal(x, run.trainer.judged.state_dict()[n]) for n, x in weights.items())
+    assert run.trainer.update == 8
+    run.train()
+    run.close()
+    assert run.trainer.update == 16
 
 
 def test_more_updates_than_planned(tmp_path: Path) -> None:

@@ -34,16 +34,16 @@ def config(hrm: dict[str, Any], dqn: dict[str, Any]) -> Config:
     return replace(TINY, hrm=replace(TINY.hrm, **hrm), dqn=replace(TINY.dqn, **dqn))
 
 
-def all_but_muon(case: Config) -> Config:
-    """All goals. Muon lifts small singular values up to 485-fold, and with them the rounding of
-    their gradients; tests/test_continuation.py has it, where both runs round alike."""
-    goals = all_goals(case)
-    return replace(goals, dqn=replace(goals.dqn, muon_learning_rate=0.0))
+def of_all_goals(hrm: dict[str, Any]) -> Config:
+    """In small steps of Muon: it lifts small singular values up to 485-fold, and with them what
+    rounding leaves in the gradient."""
+    goals = all_goals(config(hrm, {}))
+    return replace(goals, dqn=replace(goals.dqn, muon_learning_rate=0.005))
 
 
 CASES = {
-    "quick": all_but_muon(config({"carry": "reset", "segments": 1}, {})),
-    "carried": all_but_muon(config({"carry": "carry", "kernels": "reference"}, {})),
+    "quick": of_all_goals({"carry": "reset", "segments": 1}),
+    "carried": of_all_goals({"carry": "carry", "kernels": "reference"}),
     "one goal": config({"carry": "carry"}, {"max_grad_norm": 0.1}),
     "halting": config({"carry": "full", "halting": True}, {"timeout_is_terminal": True}),
 }
@@ -234,4 +234,4 @@ def test_ranks_learn_and_resume_as_one_process(
             assert rank["evaluated"].success == right["evaluated"].success
             for close in ("flat", "target", "losses"):
                 off = (rank[close] - right[close]).norm() / right[close].norm()
-                assert off < 1e-6, close  # 1.9e-7 at most where this was written
+                assert off < 1e-6, close  # 6.0e-7 at most where this was written

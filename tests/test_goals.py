@@ -12,6 +12,7 @@ import torch
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry, HRMConfig
 from kernels.goal_loss import goal_loss_reference
+from tests.tiny import TINY, all_goals
 from train.config import Config, fit_model_to_board
 from train.dqn import Trainer
 from train.dqn_config import DQNConfig
@@ -134,6 +135,29 @@ def test_what_was_reached_against_a_walk_through_the_records(steps: int) -> None
                     break
             found = replay.reached(torch.tensor([t - first]), torch.tensor([maze]))
             np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-6)
+
+
+def test_a_batch_brings_the_bounds_of_its_own_transitions() -> None:
+    """Of collected steps, each told by its seed: 30 steps ahead, in a ring of 10 rows."""
+    config = all_goals(TINY)
+    dqn = replace(config.dqn, hindsight=30, replay_size=40, learning_starts=4)
+    trainer, taken = Trainer(replace(config, dqn=dqn), CPU), []
+    for t in range(27):
+        step = trainer.collector.step(trainer.hrm, 1.0, trainer.generator)
+        place = torch.zeros_like(step.seed_tm1.z_H)
+        place[:, 0], place[:, 1] = t, torch.arange(4)
+        taken.append(step._replace(seed_tm1=Carry(place, place)))
+        trainer.replay.add(taken[-1])
+    batch = trainer.replay.sample(200, trainer.generator)
+    assert batch.reached is not None
+    for b, (t, maze) in enumerate(batch.seed_tm1.z_H[:, :2].int().tolist()):
+        expected = torch.zeros(9)
+        for k, step in enumerate(taken[t:]):
+            cell = step.s_t[maze].tolist().index(ord("@"))
+            expected[cell] = max(expected[cell], 0.95**k)
+            if step.ends_t[maze]:
+                break
+        torch.testing.assert_close(batch.reached[b], expected)
 
 
 WALLED = MazeSpec(map=("...|.", ".|...", ".|.|.", "...|."), max_steps=30)

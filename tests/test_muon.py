@@ -1,4 +1,6 @@
-"""Muon, against PyTorch's and against its formula."""
+"""Muon, against PyTorch's, against its formula, and against itself on more threads."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -56,3 +58,35 @@ def test_formula_and_a_rate_on_the_device() -> None:
         torch.testing.assert_close(momentum, expected_m)
         results.append(mine)
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_orthogonal_by_singular_values(shape: tuple[int, int, int]) -> None:
+    """Every step maps a singular value s to a s + b s^3 + c s^5 and leaves its vectors."""
+    torch.manual_seed(2)
+    x = torch.randn(shape)
+    U, s, V = torch.linalg.svd(x.double(), full_matrices=False)
+    s = s / s.norm(dim=1, keepdim=True)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    right = ((U * s[:, None]) @ V).float()
+    torch.testing.assert_close(orthogonal(x), right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 480, 160), (1, 512, 256), (8, 64, 256)])
+def test_same_bits_on_any_number_of_threads(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(3)
+    x = torch.randn(shape)
+    found = []
+    for count in (1, 2, 3, 4):
+        torch.set_num_threads(count)
+        found.append(orthogonal(x))
+    assert all(torch.equal(found[0], other) for other in found[1:])

@@ -376,7 +376,9 @@ def _without_gone(dqn: dict[str, Any]) -> dict[str, Any]:
     for name, at_rest in GONE.items():
         value = dqn.get(name, at_rest)
         good = at_rest is None or value == at_rest
-        require(f"config.dqn.{name}", value, good, f"{at_rest}: it is gone since commit ee548fa")
+        require(
+            f"config.dqn.{name}", value, good, f"{at_rest}: commit ee548fa is the last that has it"
+        )
     return {name: value for name, value in dqn.items() if name not in GONE}
 
 

@@ -116,12 +116,14 @@ class Optimiser:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # products so small that a second thread costs more than it does
         offset = 0
-        for shape in self.shapes:
-            part = slice(offset, offset + shape.numel())
-            w, g, m = (x[:, part].unflatten(1, shape) for x in blocks)
-            muon(w, g, m, lr, dqn.muon_momentum, dqn.weight_decay)
-            offset = part.stop
-        torch.set_num_threads(threads)
+        try:
+            for shape in self.shapes:
+                part = slice(offset, offset + shape.numel())
+                w, g, m = (x[:, part].unflatten(1, shape) for x in blocks)
+                muon(w, g, m, lr, dqn.muon_momentum, dqn.weight_decay)
+                offset = part.stop
+        finally:
+            torch.set_num_threads(threads)
         self.target_flat[numbers].lerp_(self.flat[numbers], 1 - dqn.target_decay)
         self.grad[numbers].zero_()
 
