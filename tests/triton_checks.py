@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.attention_block import Rope, attend, rotate
+from kernels.attention_block import Rope
 from kernels.rms_norm import rms_norm
 
 
@@ -37,10 +37,10 @@ def assert_as_good(
 ) -> None:
     """`draw` gives inputs, then an upstream gradient; `parts` what is to be judged by itself.
 
-    `terms`, of what was drawn in float64: for each part the size that its sums would have if their
-    terms had nothing to do with each other. Sums are taken in float32, and lose one unit in the
-    last place of that size, whatever is left of it: with one token the gradient of a score is
-    exactly 0, and whether plain PyTorch finds it depends on the processor.
+    `terms`, of what was drawn in float64, where nothing may be left of a sum: for each part what is
+    added up, without the signs. Sums are taken in float32, and lose one unit in the last place of
+    that: with one token the gradient of a score is exactly 0, and whether plain PyTorch finds it
+    depends on the processor.
     """
     ours, theirs, floor = [], [], []
     for _ in range(draws):
@@ -66,49 +66,26 @@ def strided(*shape: int, std: float = 1.0) -> Tensor:
     return std * torch.randn(*shape[:-2], shape[-1], shape[-2]).mT
 
 
-def attention_terms(qkv: Tensor, do: Tensor, heads: int, rope: Rope | None) -> list[Tensor]:
-    """Roots of the summed squares of what o, dq, dk and dv add up, [B, T, heads, K] each."""
-    qk, v = qkv.view(*qkv.shape[:2], 3 * heads, -1).split((2 * heads, heads), dim=2)
-    if rope is not None:
-        qk = rotate(qk, (rope[0].double(), rope[1].double()))
-    q, k = qk.chunk(2, dim=2)
-    p = torch.einsum("bthk,bshk->bhts", q * q.shape[-1] ** -0.5, k).softmax(-1)
-    do, o = do.view_as(v), torch.einsum("bhts,bshk->bthk", p, v)
-    q, k, v, do, o, p = (x.square() for x in (q, k, v, do, o, p))
-    delta = torch.einsum("bthk,bthk->bht", do, o).unsqueeze(-1)
-    ds = p * (torch.einsum("bthk,bshk->bhts", do, v) + delta) / q.shape[-1]
-    sums = (
-        torch.einsum("bhts,bshk->bthk", p, v),
-        torch.einsum("bhts,bshk->bthk", ds, k),
-        torch.einsum("bhts,bthk->bshk", ds, q),
-        torch.einsum("bhts,bthk->bshk", p, do),
-    )
-    return [x.sqrt() for x in sums]
+def attention_terms(qkv: Tensor, do: Tensor, heads: int) -> list[Tensor]:
+    """What o, dq, dk and dv add up for boards of one token, [B, 1, heads * K] each: where dq and dk
+    are 0, since a softmax over one score is 1."""
+    q, k, v = (x.abs().unflatten(2, (heads, -1)) for x in qkv.chunk(3, dim=2))
+    do = do.abs().view_as(v)
+    ds = 2 * (do * v).sum(3, keepdim=True) * v.shape[3] ** -0.5  # do v, less the sum of do o
+    return [x.flatten(2) for x in (v, ds * k, ds * q, do)]
 
 
 def block_terms(
-    z: Tensor,
-    injection: Tensor,
-    w_qkv: Tensor,
-    w_o: Tensor,
-    dy: Tensor,
-    heads: int,
-    rope: Rope | None,
+    z: Tensor, injection: Tensor, w_qkv: Tensor, w_o: Tensor, dy: Tensor, heads: int
 ) -> list[Tensor]:
     """The same for an attention block: y, dz, d_injection, dw_qkv, dw_o."""
     x = z + injection
     qkv = x @ w_qkv.T
-    turned = qkv.view(*x.shape[:2], 3 * heads, -1)[:, :, : 2 * heads]
-    if rope is not None:
-        turned = rotate(turned, (rope[0].double(), rope[1].double()))
-    q, k = turned.chunk(2, dim=2)
-    v = qkv.view(*x.shape[:2], 3 * heads, -1)[:, :, 2 * heads :]
-    o = attend(q, k, v).reshape(x.shape)
+    o = qkv.chunk(3, dim=2)[2]
     u = (x + o @ w_o.T).detach().requires_grad_()
     y = rms_norm(u)
     (du,) = torch.autograd.grad(y, u, dy)
-    _, *dqkv = (t.reshape(x.shape) for t in attention_terms(qkv, du @ w_o, heads, rope))
-    squares = torch.cat(dqkv, 2).square()
-    dx = (du.square() + squares @ w_qkv.square()).sqrt()
-    dw_qkv = torch.einsum("btc,btd->cd", squares, x.square()).sqrt()
-    return [y.detach(), dx, dx, dw_qkv, torch.einsum("btd,btc->dc", du.square(), o.square()).sqrt()]
+    dqkv = torch.cat(attention_terms(qkv, du @ w_o, heads)[1:], 2)
+    dx = du.abs() + dqkv @ w_qkv.abs()
+    dw_qkv, dw_o = (torch.einsum("btc,btd->cd", *pair) for pair in ((dqkv, x.abs()), (du, o)))
+    return [y.detach(), dx, dx, dw_qkv, dw_o]
