@@ -235,7 +235,10 @@ class HRM(nn.Module):
         seed: Carry | tuple[torch.Tensor, torch.Tensor] | None = None,
         segments: int | None = None,
     ) -> torch.Tensor:
-        """Q values float32 [B, cells, A] of every cell as the goal; `decide` reads those of one."""
+        """Q values float32 [B, cells, A] of every cell as the goal.
+
+        `decide` reads those of the cell with the goal mark, of the first where there is none.
+        """
         return self.values_of_cells(self.decide(tokens, seed, segments)[1].z_H)
 
     def values_of_cells(self, z_H: torch.Tensor) -> torch.Tensor:
@@ -281,8 +284,8 @@ class HRM(nn.Module):
     def embedding(self, tokens: torch.Tensor) -> torch.Tensor:
         """e [B, T, D] of tokens uint8 [B, cells]: sqrt(D) * [puzzle, embed(tokens)].
 
-        With learned positions sqrt(D / 2) * ([puzzle, embed(tokens)] + position). Of marks that
-        are hidden from the model it shows nothing.
+        With learned positions sqrt(D / 2) * ([puzzle, embed(tokens)] + position). With q_token
+        "goal" the goal and start marks are embedded as floor.
         """
         tokens = self._shown(tokens)
         scale = self.config.width**0.5 if self.position is None else (self.config.width / 2) ** 0.5
@@ -310,7 +313,7 @@ class HRM(nn.Module):
         return self._activated(F.linear(z.to(self.q_head.dtype), self.q_head))
 
     def _activated(self, logits: torch.Tensor) -> torch.Tensor:
-        """With q_token "goal" a value is a probability, discounted: of ever getting there."""
+        """With q_token "goal" a value is the discounted probability of reaching the goal."""
         return logits.sigmoid() if self.config.q_token == "goal" else logits
 
     def _shown(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,8 @@
     w <- w * (1 - lr * weight_decay) - lr * sqrt(max(1, rows / columns)) * u
 
 orthogonal(x) is near the U V^T of x = U S V^T: five Newton-Schulz steps
-x <- a x + (b x x^T + c (x x^T)^2) x from x / |x|, which bring every singular value near 1.
+x <- a x + (b x x^T + c (x x^T)^2) x from x / |x|, which bring every singular value
+of at least 0.002 |x| near 1; smaller ones stay below.
 
 w, g, m float32 [n, rows, columns], views allowed; lr a number or a tensor on their device. It does
 what `torch.optim.Muon` does, but on n matrices at a time, in float32, and so that a CUDA graph may

@@ -89,6 +89,17 @@ def test_targets_against_numpy(bounded: bool, carry: str) -> None:
     assert found.weight[1, 1] == 0 and found.weight[1, 4] > 0  # the agent's own cell; the start
 
 
+def test_a_bump_makes_no_target_negative() -> None:
+    """Where a goal is worth less than a bump costs, a probability still cannot fall below 0."""
+    hrm = model()
+    with torch.no_grad():
+        hrm.q_head.copy_(200 * hrm.q_head[0].expand(4, -1))  # every action alike: worth 0 or 1
+    batch = batch_of(hrm, None)
+    worthless = hrm.goal_values(batch.s_t, batch.seed_t).amax(-1)[1] < 1e-3
+    assert worthless.any() and batch.r_t[1] < 0
+    assert (goals_target(hrm, batch, GAMMA).y[1][worthless] >= 0).all()
+
+
 def test_loss_against_numpy() -> None:
     torch.manual_seed(5)
     z, head, action = torch.randn(3, 13, 8), 2 * torch.randn(4, 8), torch.tensor([2, 0, 3])

@@ -302,7 +302,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_deterministic_algorithms(config: Config, device: torch.device) -> None:
-    """ValueError: what is asked for has no deterministic algorithm on a GPU."""
+    """Make torch refuse operations that a GPU does not repeat bit for bit."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for it
         torch.use_deterministic_algorithms(True)

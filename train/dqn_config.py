@@ -55,9 +55,9 @@ class DQNConfig:
     learning_rate: float = 1e-4
     """AdamATan2's learning rate after the warm-up."""
     warmup_updates: int = 10_000
-    """Updates over which both learning rates rise linearly."""
+    """Updates over which the learning rates rise linearly, Muon's and the puzzle token's too."""
     final_learning_rate: float = 1.0
-    """Share of the learning rates that is left at the last update (linear fall; 1 is constant)."""
+    """Share of all learning rates that is left at the last update (linear fall; 1 is constant)."""
     beta1: float = 0.9
     """Decay of the gradient's mean."""
     beta2: float = 0.999

@@ -31,9 +31,10 @@ def target_of(target: HRM, batch: Transition, gamma: float) -> Target:
 def goals_target(target: HRM, batch: Transition, gamma: float) -> Target:
     """What the transition is worth under every goal g, had it been the only one:
 
-        y_g = 1 where s_t stands on g, else r + gamma max_a Q_target(s_t)[g, a]
+        y_g = 1 where s_t stands on g, else
+              max(0, r + max(gamma max_a Q_target(s_t)[g, a], reached_g))
 
-    with r = -0.01 for a bump, and at least what `Replay.reached` shows. The own goal ends an
+    with r = -0.01 for a bump and reached_g what `Replay.reached` shows. The own goal ends an
     episode; on the way to any other the walk could have gone on, so those look beyond its end.
     Cells that count: floor at s_tm1, but not the agent's own. Source: as kernels/goal_loss.py.
     """

@@ -157,8 +157,8 @@ inline void head_backward(const Model &m, const float *z, const float *dq, int r
     }
 }
 
-// The loss on one action's value at every cell as a goal, and its gradient: w.d_y [T, Dp], head's
-// +=.
+// Returns the loss on one action's value at every cell as a goal. Sets w.d_y [T, Dp] to its
+// gradient and adds that of the head to d_head.
 inline float goals_loss(const Model &m, const Upstream &up, float *d_head, Scratch &w) {
     const Layout &l = *m.layout;
     const long at = up.action * l.Dp;
