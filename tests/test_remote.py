@@ -194,7 +194,10 @@ def test_on_s3(s3: dict[str, str]) -> None:
     words = ["--resume", url, "--updates", "100000", "--save-every", "100000"]
     process = train(*words, **s3)
     assert process.stdout
-    assert "run folder s3://bucket/runs/a" in process.stdout.readline()
+    line = process.stdout.readline()
+    if "state.previous.safetensors" in line:  # killed between the two generations
+        line = process.stdout.readline()
+    assert "run folder s3://bucket/runs/a" in line
     process.terminate()
     assert f"saved. Continue with: python -m train.dqn --resume {url}" in done(process)
     config, hrm = checkpoint.load(remote.here(url))
