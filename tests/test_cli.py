@@ -29,6 +29,7 @@ BAD_FLAGS = [
     (["--dqn.replay-size", "60"], ["dqn.replay-size", "60", "at least 64"]),
     (["--dqn.learning-starts", "100001"], ["dqn.learning-starts", "100001", "at most 100000"]),
     (["--dqn.hindsight", "1001"], ["dqn.hindsight", "1001", "0 to 1000"]),
+    (["--hrm.q-token", "agent", "--dqn.hindsight", "20"], ["hindsight is '20'", "q-token goal"]),
     (["--dqn.muon-momentum", "1"], ["dqn.muon-momentum", "1", "0 to 0.999999"]),
     (["--dqn.n-step", "3"], ["dqn.n-step", "3", "1 with hrm.q-token 'goal'"]),
     (["--dqn.timeout-is-terminal"], ["dqn.timeout-is-terminal", "True", "False with"]),
@@ -343,7 +344,14 @@ def test_evaluate_writes_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert walker["success"] > 0.95
     assert 1 <= walker["shortest_ratio"] < 1.2
     assert numbers["others"]["random"]["success"] < 0.5
-    assert "success" in capsys.readouterr().out
+    for result in (numbers, walker):
+        counts = torch.tensor(
+            list(result["by_distance"].values()), dtype=torch.int64
+        )  # solved, all
+        assert counts.sum(0).tolist() == [round(64 * result["success"]), 64]
+    said = capsys.readouterr().out.splitlines()
+    near = "/".join(str(n) for n in walker["by_distance"]["1-4"])
+    assert said[-1].split()[:4] == ["shortest", "path,", "re-planned", near]
 
 
 def test_the_last_of_two_presets_counts() -> None:

@@ -239,10 +239,10 @@ _PRESETS = (
     ),
     Config(
         preset="maze",
-        updates=3_500,
+        updates=4_500,
         log_every=250,
         eval_every=250,
-        save_every=1_750,
+        save_every=2_250,
         env=MazeSpec(crop_wall=True),
         hrm=SMALL_HRM,
         dqn=GOALS_DQN,
@@ -281,6 +281,9 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
             asked, kept = getattr(config, name), getattr(start, name)
             require(name.replace("_", "-"), asked, asked == kept, f"{kept!r}, as the run began")
     fitted = fit_model_to_board(config)
+    bounds = cli.flag(args, "--dqn.hindsight")
+    good = bounds is None or config.dqn.hindsight == fitted.dqn.hindsight
+    require("dqn.hindsight", bounds, good, "hrm.q-token goal beside it")
     for name in ("cells", "columns", "actions"):
         asked, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
         good = asked in (right, getattr(start.hrm, name))

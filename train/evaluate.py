@@ -25,6 +25,10 @@ from train.config import SEED_LIMIT, Config, choose_device, require
 
 SELECTION_SEED = 0  # of the evaluations during training, that choose the best checkpoint
 
+DISTANCES = {  # of the goal at the start: the shortest path's least and most steps
+    "1-4": (1, 4), "5-9": (5, 9), "10-14": (10, 14), "15-19": (15, 19), "20+": (20, 2**31),
+    "cut off": (-1, -1),  # by closed doors
+}  # fmt: skip
 AT_ONCE = 64  # Gymnasium environments that walk side by side
 Batch = MazeBatch | GymBatch
 
@@ -43,6 +47,7 @@ class Result:
     mean_length: float  # steps, all episodes
     mean_return: float  # sum of rewards, all episodes
     shortest_ratio: float | None  # mean of steps / shortest path at the start, solved episodes
+    by_distance: dict[str, tuple[int, int]]  # at the start -> solved, episodes; mazes only
 
 
 class Walks(NamedTuple):
@@ -73,7 +78,8 @@ def rollout(
             _walk(mazes, walker, first, min(wave, episodes - first))
             for first in range(0, episodes, wave)
         ]
-    return _summary(Walks(*(distributed.joined(torch.cat(x)) for x in zip(*waves, strict=True))))
+    walks = Walks(*(distributed.joined(torch.cat(x)) for x in zip(*waves, strict=True)))
+    return _summary(walks, DISTANCES if isinstance(spec, MazeSpec) else {})
 
 
 def _walk(mazes: Batch, walker: Walker, first: int, count: int) -> Walks:
@@ -100,14 +106,18 @@ def _walk(mazes: Batch, walker: Walker, first: int, count: int) -> Walks:
     return Walks(*(x[:count] for x in (solved, length, total, shortest)))
 
 
-def _summary(walks: Walks) -> Result:
+def _summary(walks: Walks, distances: dict[str, tuple[int, int]]) -> Result:
     solved, length, total, shortest = walks
     n, k = len(solved), int(solved.sum())
     low, high = wilson(k, n)
     fair = solved & (shortest > 0)  # at the start doors may cut the goal off: no shortest path
     ratio = (length[fair].float() / shortest[fair]).mean().item() if fair.any() else None
     steps, rewards = (x.double().mean().item() for x in (length, total))
-    return Result(n, k / n, low, high, steps, rewards, ratio)
+    by_distance = {}
+    for name, (least, most) in distances.items():
+        there = (shortest >= least) & (shortest <= most)
+        by_distance[name] = int((solved & there).sum()), int(there.sum())
+    return Result(n, k / n, low, high, steps, rewards, ratio, by_distance)
 
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -241,6 +251,11 @@ def program(
             f"{name:<26} success {r.success:6.1%} ({r.success_low:.1%} to {r.success_high:.1%})"
             f"  mean length {r.mean_length:5.1f}  {last}"
         )
+    if isinstance(spec, MazeSpec):
+        print(f"{'solved by distance at start':<26}", *(f"{name:>11}" for name in DISTANCES))
+        for name, r in results.items():
+            counts = (f"{solved}/{n}" for solved, n in r.by_distance.values())
+            print(f"{name:<26} ", *(f"{count:>11}" for count in counts))
     if json_file:
         numbers = {**asdict(results["agent"]), "seed": seed, "segments": segments}
         others = {name: asdict(r) for name, r in results.items() if name != "agent"}
