@@ -106,6 +106,11 @@ class MazeSpec:
         return self.rows * self.cols
 
     @property
+    def walls(self) -> tuple[int, ...]:
+        """Cells that are wall or rock on every board."""
+        return tuple(i for i, glyph in enumerate("".join(self.board)) if glyph in "|- ")
+
+    @property
     def door_count(self) -> int:
         """`closed_doors` with the map's default filled in."""
         if self.closed_doors is not None:

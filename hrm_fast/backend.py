@@ -76,7 +76,7 @@ class Backend:
 
 def engine_shape(config: HRMConfig) -> Shape:
     return Shape(
-        config.cells, config.width, config.heads, config.inner_width, config.actions,
+        config.tokens - 1, config.width, config.heads, config.inner_width, config.actions,
         config.vocab_size, config.h_layers, config.l_layers, config.h_cycles, config.l_cycles,
         "learned" in config.positions,
     )  # fmt: skip

@@ -52,6 +52,8 @@ class HRMConfig:
     """Calls of the low level per call of the high level."""
     segments: int = 8
     """Segments per decision, S."""
+    walls: tuple[int, ...] | None = None
+    """Cells that are wall on every board, as env says, which get no token (None: all get one)."""
     positions: Positions = "rope"
     """How tokens know their place: rotation by index or by row and column, or a learned vector."""
     position_start: PositionStart = "random"
@@ -102,6 +104,11 @@ class HRMConfig:
             bad("heads", self.heads, what)
         if self.position_start == "sincos" and self.width % 4:
             bad("width", self.width, "a multiple of 4 for 'sincos'")
+        walls = () if self.walls is None else self.walls
+        whole = isinstance(walls, tuple) and all(type(cell) is int for cell in walls)
+        in_order = whole and walls == tuple(sorted({c for c in walls if 0 <= c < self.cells}))
+        if not in_order or len(walls) == self.cells:
+            bad("walls", walls, f"a tuple of some of the cells 0 to {self.cells - 1}, in order")
         by_place = "rope2d" in self.positions or self.position_start == "sincos"
         if by_place and (self.columns is None or self.cells % self.columns):
             bad("columns", self.columns, f"a divisor of cells {self.cells}")
@@ -119,9 +126,15 @@ class HRMConfig:
             bad("halting", self.halting, "False with q_token 'goal'")
 
     @property
+    def seen(self) -> tuple[int, ...]:
+        """The cells that have a token, in order."""
+        walls = set(self.walls or ())
+        return tuple(cell for cell in range(self.cells) if cell not in walls)
+
+    @property
     def tokens(self) -> int:
-        """T: the cells and the puzzle token."""
-        return self.cells + 1
+        """T: the puzzle token and those of the cells."""
+        return 1 + self.cells - len(self.walls or ())
 
     @property
     def head_size(self) -> int:

@@ -81,7 +81,7 @@ def rope_tables(config: HRMConfig) -> Rope | None:
         angle = turns(_count(config.tokens), config.head_size // 2, config.rope_base)
     else:
         assert config.columns is not None
-        cell = _count(config.cells)
+        cell = torch.tensor(config.seen, dtype=torch.int64, device="cpu")
         place = torch.stack((cell // config.columns, cell % config.columns)) + 1
         row, column = F.pad(place, (1, 0))
         pairs = config.head_size // 4
@@ -101,7 +101,7 @@ def learned_positions(config: HRMConfig) -> torch.Tensor:
     position = truncated_normal(config.tokens, width, std=width**-0.5)
     if config.position_start == "sincos":
         assert config.columns is not None
-        cell = _count(config.cells)
+        cell = torch.tensor(config.seen, dtype=torch.int64, device="cpu")
         place = (cell // config.columns, cell % config.columns)
         angle = torch.cat([turns(p, width // 4, 20.0) for p in place], dim=1)  # [cells, D/2]
         position[1:] = torch.cat((angle.sin(), angle.cos()), dim=1) * (2 / width) ** 0.5

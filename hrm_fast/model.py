@@ -55,6 +55,7 @@ class HRM(nn.Module):
 
     start_H: torch.Tensor
     start_L: torch.Tensor
+    seen: torch.Tensor | None  # int64 [T - 1]: the cells that have a token; None: all of them
     rope_cos: torch.Tensor | None
     rope_sin: torch.Tensor | None
 
@@ -80,6 +81,8 @@ class HRM(nn.Module):
             nn.init.constant_(self.halt_head.bias, -5.0)
         self.register_buffer("start_H", truncated_normal(width, std=1.0))
         self.register_buffer("start_L", truncated_normal(width, std=1.0))
+        seen = torch.tensor(config.seen, dtype=torch.int64, device="cpu") if config.walls else None
+        self.register_buffer("seen", seen, persistent=False)
         cos, sin = rope_tables(config) or (None, None)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
@@ -173,6 +176,8 @@ class HRM(nn.Module):
         last: nobody goes on from the carry, which is then the one that came in.
         """
         self._check(carry, tokens)
+        if weight is not None and self.seen is not None:
+            target, weight = target[:, self.seen], weight[:, self.seen]
         if engine := self._fused():
             keep: Keep = "none" if last else "states"
             loss, q, z_H, z_L = engine.td_segment(
@@ -242,8 +247,14 @@ class HRM(nn.Module):
         return self.values_of_cells(self.decide(tokens, seed, segments)[1].z_H)
 
     def values_of_cells(self, z_H: torch.Tensor) -> torch.Tensor:
-        """Q values float32 [B, cells, A] of every cell as the goal, given z_H [B, T, D]."""
-        return self._head(z_H[:, 1:])
+        """Q values float32 [B, cells, A] of every cell as the goal, given z_H [B, T, D].
+
+        0 for a wall that has no token.
+        """
+        q = self._head(z_H[:, 1:])
+        if self.seen is None:
+            return q
+        return q.new_zeros(len(q), self.config.cells, q.shape[-1]).index_copy(1, self.seen, q)
 
     @torch.no_grad()
     def act(self, tokens: torch.Tensor, seed: Carry) -> tuple[torch.Tensor, Carry]:
@@ -273,7 +284,7 @@ class HRM(nn.Module):
         if rows is None:
             q, carry = self.decide(tokens, seed)
             return q, self.seed(carry)
-        last = torch.full_like(rows, self.config.cells)
+        last = torch.full_like(rows, self.config.tokens - 1)
         rows = torch.cat((rows, last), dim=1)  # [B, 2]: Q's token, the seed's token
         e, arithmetic = self.embedding(tokens), self._arithmetic()
         for _ in range(self.config.segments - 1):
@@ -299,14 +310,18 @@ class HRM(nn.Module):
         board = torch.arange(len(rows), dtype=torch.int64, device=rows.device)
         return self._head(z_H[board, rows[:, 0]])
 
+    def token_of(self, cell: torch.Tensor) -> torch.Tensor:
+        """Which token stands for a cell that has one, int64 [...] -> int64 [...]; 0 is none's."""
+        before = cell if self.seen is None else torch.searchsorted(self.seen, cell)
+        return before + 1
+
     def _q_rows(self, tokens: torch.Tensor) -> torch.Tensor | None:
         """int64 [B, 1]: the token that Q is read from; None: the mean of all."""
         if self.config.q_token == "mean":
             return None
         if code := MARKS.get(self.config.q_token):
-            at = (tokens == code).to(torch.uint8).argmax(1, keepdim=True)
-            return at + 1  # the puzzle token is 0
-        last = self.config.cells
+            return self.token_of((tokens == code).to(torch.uint8).argmax(1, keepdim=True))
+        last = self.config.tokens - 1
         return torch.full((len(tokens), 1), last, dtype=torch.int64, device=tokens.device)
 
     def _head(self, z: torch.Tensor) -> torch.Tensor:
@@ -317,7 +332,9 @@ class HRM(nn.Module):
         return logits.sigmoid() if self.config.q_token == "goal" else logits
 
     def _shown(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The board as the model sees it: with q_token "goal" without goal and start mark."""
+        """The cells as the model sees them, uint8 [B, T - 1]: those that have a token, with
+        q_token "goal" without goal and start mark."""
+        tokens = tokens if self.seen is None else tokens[:, self.seen]
         if self.config.q_token != "goal":
             return tokens
         return tokens.masked_fill((tokens == GOAL) | (tokens == START), FLOOR)

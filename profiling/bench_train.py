@@ -112,7 +112,7 @@ def phases(trainer: Trainer) -> str:
         return "one CUDA graph: profiling/nsys_train.sh shows what is in it"
     act = trainer.phase.seconds.pop("act")
     seconds = trainer.phase.seconds
-    model = (act + seconds["segment"] + seconds["backward"]) / sum(seconds.values())
+    model = (act + seconds["segment"]) / sum(seconds.values())
     return f"{trainer.phase.report()}  (in the model {model:.0%}, all else {1 - model:.1%})"
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # A timeline of training in Nsight Systems: profiling/nsys_train.sh [flags of train.dqn]
 #
-# NVTX ranges name the phases (collect, sample, target, segment, backward, optimiser, evaluate). Without
+# NVTX ranges name the phases (collect, sample, target, segment, optimiser, evaluate). Without
 # --no-cuda-graph a whole cycle is one graph: its kernels are shown one by one, its phases are not.
 # Writes profiling/results/gpu/train.nsys-rep and a summary of kernels and ranges.
 set -eu

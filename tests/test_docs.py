@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from profiling import browser, figures, speedrun
+from train import log
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # A command's first words -> what is added so that it ends soon; the last of a flag's values counts
 SHORTER = {
@@ -227,3 +228,8 @@ def test_the_same_picture_again(tmp_path: Path) -> None:
 
 def test_the_table_of_the_speedrun_is_the_file() -> None:
     assert speedrun.table(speedrun.read()) in (ROOT / "README.md").read_text()
+
+
+def test_every_logged_number_is_explained() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert tuple(re.findall(r"^\| `([\w/]+)` \|", page, re.MULTILINE)) == log.COLUMNS

@@ -15,6 +15,8 @@ def test_derived_sizes() -> None:
     assert HRMConfig(width=512, heads=8).inner_width == 1536
     assert HRMConfig(inner=64).inner_width == 64
     assert HRMConfig(expansion=1e-9).inner_width == 256
+    walled = HRMConfig(cells=6, walls=(0, 4))
+    assert (walled.tokens, walled.seen) == (5, (1, 2, 3, 5))
 
 
 BAD_FIELDS = [
@@ -51,6 +53,13 @@ BAD_FIELDS = [
     ({"rope_base": 1e-300}, "rope_base is 1e-300: expected 1e-06 to 1e+06"),
     ({"expansion": 1e308}, "expansion is 1e+308: expected at most 4096 at width 64"),
     ({"halting": 1}, "halting is 1: expected True or False"),
+    *(
+        (
+            {"cells": 4, "walls": walls},
+            f"walls is {walls!r}: expected a tuple of some of the cells 0 to 3, in order",
+        )
+        for walls in ((3, 1), (1, 1), (-1,), (4,), (1.0,), (True,), [1], "1", (0, 1, 2, 3))
+    ),
 ]
 
 

@@ -350,3 +350,44 @@ def test_what_nobody_reads_can_be_left_out(q_token: str, mode: str, positions: s
         gradients.append({name: p.grad for name, p in hrm.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("kernels", ["reference", "cpu"])
+@pytest.mark.parametrize("q_token", ["goal", "agent", "last", "mean"])
+def test_walls_have_no_token(q_token: Any, kernels: Any) -> None:
+    """As the model of the other cells alone, with the places that these have on the board."""
+    walls = (0, 5, 10)
+    hrm = model(
+        q_token=q_token, kernels=kernels, walls=walls, positions="rope2d+learned", width=16,
+        vocab=131, carry="full", l_cycles=2,
+    )  # fmt: skip
+    alone = model(q_token=q_token, cells=9, columns=3, positions="rope2d+learned", width=16,
+        vocab=131, carry="full", l_cycles=2,
+    )  # fmt: skip
+    alone.load_state_dict(hrm.state_dict())
+    token = torch.tensor([0, *(cell + 1 for cell in hrm.config.seen)])
+    tables = rope_tables(replace(hrm.config, walls=None))
+    assert tables is not None
+    alone.rope_cos, alone.rope_sin = (table[token] for table in tables)
+    boards_seen = boards(7, 9)
+    tokens = torch.full((7, 12), ord("|"), dtype=torch.uint8)
+    tokens[:, list(hrm.config.seen)] = boards_seen
+    q, carry = hrm.decide(tokens)
+    q_alone, carry_alone = alone.decide(boards_seen)
+    torch.testing.assert_close(q, q_alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(carry.z_H, carry_alone.z_H, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(hrm.act(tokens, carry)[0], alone.act(boards_seen, carry)[0])
+    if q_token != "goal":
+        return
+    values = hrm.goal_values(tokens)
+    torch.testing.assert_close(values[:, list(hrm.config.seen)], alone.goal_values(boards_seen))
+    assert torch.equal(values[:, list(walls)], torch.zeros(7, 3, 4))
+    a_tm1, (target, weight) = torch.randint(4, (7,)), torch.rand(2, 7, 12)
+    at = [x[:, list(hrm.config.seen)] for x in (target, weight)]
+    loss = hrm.td_segment(hrm.start(7), tokens, a_tm1, target, weight)[2]
+    other = alone.td_segment(alone.start(7), boards_seen, a_tm1, *at)[2]
+    torch.testing.assert_close(loss, other)
+    for one in (loss, other):
+        one.backward()
+    for p, p_alone in zip(hrm.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, p_alone.grad, rtol=1e-4, atol=1e-6)

@@ -111,9 +111,9 @@ def think(
     segments are one segment.
     """
     batch = len(tokens)
-    at = torch.full((batch,), hrm.config.cells, dtype=torch.int64, device=tokens.device)
+    at = torch.full((batch,), hrm.config.tokens - 1, dtype=torch.int64, device=tokens.device)
     if token == "agent":
-        at = agent_cell(tokens) + 1  # the puzzle token is 0
+        at = hrm.token_of(agent_cell(tokens))
     row = torch.arange(batch, dtype=torch.int64, device=tokens.device)
     start = hrm.start(batch)
     if intervention == "z reset":

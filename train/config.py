@@ -81,7 +81,10 @@ def fit_model_to_board(config: Config) -> Config:
     else:
         highest = ord("|")  # of the codes on a board
         require("hrm.vocab", vocab, hrm.vocab_size > highest, f"more than {highest}")
-    fitted = replace(hrm, cells=env.cells, columns=env.cols, actions=env.actions, vocab=vocab)
+    walls = env.walls if isinstance(env, MazeSpec) and hrm.walls is not None else None
+    fitted = replace(
+        hrm, cells=env.cells, columns=env.cols, walls=walls, actions=env.actions, vocab=vocab
+    )
     return replace(config, hrm=fitted, dqn=dqn)
 
 
@@ -106,7 +109,7 @@ def in_gym(start: Config, asked: str, resumes: bool) -> Config:
         return start
     if start.hrm.q_token == "goal":  # nobody says that a goal is drawn, or an '@'
         start = replace(start, **WITHOUT_GOAL)
-    hrm = replace(start.hrm, q_token="mean", cells=1, columns=1)
+    hrm = replace(start.hrm, q_token="mean", cells=1, columns=1, walls=None)
     return replace(start, env=spec, hrm=hrm, eval_episodes=64)
 
 
@@ -150,6 +153,7 @@ PAPER_DTYPE: DType = "bfloat16" if torch.cuda.is_available() else "float32"
 # What learns soonest on a CPU: docs/learning.md has the study behind every value.
 SMALL_HRM = HRMConfig(
     columns=13,
+    walls=(),
     width=48,
     heads=4,
     inner=96,
@@ -284,7 +288,7 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
     bounds = cli.flag(args, "--dqn.hindsight")
     good = bounds is None or config.dqn.hindsight == fitted.dqn.hindsight
     require("dqn.hindsight", bounds, good, "hrm.q-token goal beside it")
-    for name in ("cells", "columns", "actions"):
+    for name in ("cells", "columns", "walls", "actions"):
         asked, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
         good = asked in (right, getattr(start.hrm, name))
         require(f"hrm.{name}", asked, good, f"{right}, which follows from env")

@@ -87,7 +87,7 @@ class Trainer:
             best = best_action(self.target, batch) if self.hrm.config.halting else None
         carry = self.hrm.carry_from(batch.seed_tm1)
         for s in range(updates):
-            with phase("segment"):
+            with phase("segment"):  # there and back: the fused engine goes both ways at once
                 if best is None:
                     last = s + 1 == self.config.hrm.segments
                     carry, q, loss = self.hrm.td_segment(
@@ -95,7 +95,6 @@ class Trainer:
                     )
                 else:
                     carry, q, loss = segment_with_halting(self.hrm, carry, batch, y, best, s)
-            with phase("backward"):
                 loss.backward()
             with phase("optimiser"):
                 self.optimiser.step()

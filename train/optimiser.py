@@ -50,10 +50,10 @@ class Optimiser:
         self.target_flat, _ = flatten(target, matrices_of(target, config.dqn))
         self.shapes = [p.shape for p in matrices[:4]]  # of one block
         self.muon = slice(0, sum(p.numel() for p in matrices))
-        self.body = slice(self.muon.stop, self.flat.numel() - hrm.puzzle.numel())
-        self.puzzle = slice(self.body.stop, self.flat.numel())
-        self.m = torch.zeros_like(self.flat[: self.body.stop])
-        self.v = torch.zeros_like(self.flat[self.body])
+        self.adam = slice(self.muon.stop, self.flat.numel() - hrm.puzzle.numel())
+        self.puzzle = slice(self.adam.stop, self.flat.numel())
+        self.m = torch.zeros_like(self.flat[: self.adam.stop])
+        self.v = torch.zeros_like(self.flat[self.adam])
         self.fused = hrm.ops.update
         self.done = torch.zeros(1, dtype=torch.int64, device=self.flat.device)  # updates so far
 
@@ -87,16 +87,16 @@ class Optimiser:
             return self._step_fused(self.fused)
         dqn, share = self.config.dqn, self.share().item()
         adam_atan2(
-            self.flat[self.body],
-            self.grad[self.body],
-            self.m[self.body],
+            self.flat[self.adam],
+            self.grad[self.adam],
+            self.m[self.adam],
             self.v,
             t=int(self.done) + 1,
             lr=dqn.learning_rate * share,
             beta1=dqn.beta1,
             beta2=dqn.beta2,
             weight_decay=dqn.weight_decay,
-            average=self.target_flat[self.body],
+            average=self.target_flat[self.adam],
             average_decay=dqn.target_decay,
         )
         lr = dqn.puzzle_learning_rate * share
@@ -104,7 +104,7 @@ class Optimiser:
         puzzle.mul_(1 - lr * dqn.puzzle_weight_decay)
         puzzle.sub_(self.grad[self.puzzle].sign(), alpha=lr)
         self.target_flat[self.puzzle].lerp_(puzzle, 1 - dqn.target_decay)
-        self.grad[self.body.start :].zero_()
+        self.grad[self.adam.start :].zero_()
         self.done += 1
 
     def _step_muon(self) -> None:
@@ -129,7 +129,7 @@ class Optimiser:
 
     def _step_fused(self, fused: Callable[..., None]) -> None:
         """All but the matrices on the device alone, by its own counter."""
-        dqn, rest = self.config.dqn, slice(self.body.start, None)
+        dqn, rest = self.config.dqn, slice(self.adam.start, None)
         fused(
             self.flat[rest],
             self.grad[rest],
