@@ -44,6 +44,8 @@ FACTORS: dict[str, tuple[object, ...]] = {
     "hrm.positions": ("rope", "rope2d", "learned", "rope2d+learned"),
     "hrm.position-start": ("random", "sincos"),
     "hrm.carry": ("reset", "carry", "full"),
+    "hrm.walls": (None,),
+    "dqn.weight-decay": (0.0, 0.1, 0.3, 1.0),
     "env.crop-wall": (True, False),
 }
 

@@ -243,13 +243,13 @@ _PRESETS = (
     ),
     Config(
         preset="maze",
-        updates=4_500,
+        updates=3_750,
         log_every=250,
         eval_every=250,
-        save_every=2_250,
+        save_every=1_250,
         env=MazeSpec(crop_wall=True),
-        hrm=SMALL_HRM,
-        dqn=GOALS_DQN,
+        hrm=replace(SMALL_HRM, h_layers=3, l_layers=3),
+        dqn=replace(GOALS_DQN, weight_decay=0.3),
     ),
 )
 
