@@ -29,7 +29,7 @@ class HRMConfig:
     """The model's shape; every field is checked here, before any tensor is made."""
 
     cells: int = 143
-    """Board cells, one token each; a learned puzzle token stands in front of them."""
+    """Board cells; a learned puzzle token stands in front of their tokens."""
     actions: int = 4
     """Number of actions, one Q value each."""
     vocab: int | None = None
@@ -53,7 +53,8 @@ class HRMConfig:
     segments: int = 8
     """Segments per decision, S."""
     walls: tuple[int, ...] | None = None
-    """Cells that are wall on every board, as env says, which get no token (None: all get one)."""
+    """Cells that are wall on every board; they get no token. (): which ones follows from env;
+    None: every cell has a token."""
     positions: Positions = "rope"
     """How tokens know their place: rotation by index or by row and column, or a learned vector."""
     position_start: PositionStart = "random"

@@ -70,18 +70,18 @@ def level(
 def rope_tables(config: HRMConfig) -> Rope | None:
     """cos and sin [T, 1, K] of every token's angles, or None for learned positions alone.
 
-    "rope": token t turns pair i by t * base^(-2 i / K), the puzzle token being t = 0.
+    "rope": cell t - 1 turns pair i by t * base^(-2 i / K), the puzzle token being t = 0.
     "rope2d": the first half of the pairs turns with the row, the second with the column; the
     puzzle token sits at (0, 0), the board's first cell at (1, 1).
     The first half of sin carries the rotation's minus sign (see `kernels.attention_block.rotate`).
     """
     if config.positions == "learned":
         return None
+    cell = torch.tensor(config.seen, dtype=torch.int64, device="cpu")
     if config.positions == "rope":
-        angle = turns(_count(config.tokens), config.head_size // 2, config.rope_base)
+        angle = turns(F.pad(cell + 1, (1, 0)), config.head_size // 2, config.rope_base)
     else:
         assert config.columns is not None
-        cell = torch.tensor(config.seen, dtype=torch.int64, device="cpu")
         place = torch.stack((cell // config.columns, cell % config.columns)) + 1
         row, column = F.pad(place, (1, 0))
         pairs = config.head_size // 4

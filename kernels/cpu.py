@@ -7,6 +7,7 @@
 
     tokens    uint8 [B, cells]    z_H, z_L  float32 [B, T, D], T = cells + 1
     q         float32 [B, A]      read         int32 [B], a token each
+    cells are those that have a token (`HRMConfig.walls`)
     parameters  float32: embed [V, D], position [T, D] (where learned), puzzle [D], then qkv, out,
                 gate_up, down of each block of L, then of H, and head [A, D]
 

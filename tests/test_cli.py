@@ -29,7 +29,10 @@ BAD_FLAGS = [
     (["--dqn.replay-size", "60"], ["dqn.replay-size", "60", "at least 64"]),
     (["--dqn.learning-starts", "100001"], ["dqn.learning-starts", "100001", "at most 100000"]),
     (["--dqn.hindsight", "1001"], ["dqn.hindsight", "1001", "0 to 1000"]),
-    (["--hrm.q-token", "agent", "--dqn.hindsight", "20"], ["hindsight is '20'", "q-token goal"]),
+    (
+        ["--hrm.q-token", "agent", "--dqn.hindsight", "20"],
+        ["hindsight is 20", "0 without hrm.q-token goal"],
+    ),
     (["--dqn.muon-momentum", "1"], ["dqn.muon-momentum", "1", "0 to 0.999999"]),
     (["--dqn.n-step", "3"], ["dqn.n-step", "3", "1 with hrm.q-token 'goal'"]),
     (["--dqn.timeout-is-terminal"], ["dqn.timeout-is-terminal", "True", "False with"]),

@@ -21,7 +21,7 @@ from profiling import browser, figures, speedrun
 from train import log
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 # A command's first words -> what is added so that it ends soon; the last of a flag's values counts
 SHORTER = {

@@ -354,14 +354,15 @@ def test_what_nobody_reads_can_be_left_out(q_token: str, mode: str, positions: s
 
 @pytest.mark.parametrize("kernels", ["reference", "cpu"])
 @pytest.mark.parametrize("q_token", ["goal", "agent", "last", "mean"])
-def test_walls_have_no_token(q_token: Any, kernels: Any) -> None:
+@pytest.mark.parametrize("positions", ["rope", "rope2d+learned"])
+def test_walls_have_no_token(positions: Any, q_token: Any, kernels: Any) -> None:
     """As the model of the other cells alone, with the places that these have on the board."""
     walls = (0, 5, 10)
     hrm = model(
-        q_token=q_token, kernels=kernels, walls=walls, positions="rope2d+learned", width=16,
+        q_token=q_token, kernels=kernels, walls=walls, positions=positions, width=16,
         vocab=131, carry="full", l_cycles=2,
     )  # fmt: skip
-    alone = model(q_token=q_token, cells=9, columns=3, positions="rope2d+learned", width=16,
+    alone = model(q_token=q_token, cells=9, columns=3, positions=positions, width=16,
         vocab=131, carry="full", l_cycles=2,
     )  # fmt: skip
     alone.load_state_dict(hrm.state_dict())

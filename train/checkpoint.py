@@ -223,7 +223,7 @@ def _config(metadata: dict[str, str]) -> Config:
     if isinstance(config.env, GymSpec):  # what it needs may not be installed here
         return config
     fitted = configs.fit_model_to_board(config)
-    for name in ("cells", "actions"):
+    for name in ("cells", "walls", "actions"):
         own, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
         configs.require(f"hrm.{name}", own, own == right, f"{right}, as its maze has")
     return config

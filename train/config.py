@@ -285,12 +285,12 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
             asked, kept = getattr(config, name), getattr(start, name)
             require(name.replace("_", "-"), asked, asked == kept, f"{kept!r}, as the run began")
     fitted = fit_model_to_board(config)
-    bounds = cli.flag(args, "--dqn.hindsight")
-    good = bounds is None or config.dqn.hindsight == fitted.dqn.hindsight
-    require("dqn.hindsight", bounds, good, "hrm.q-token goal beside it")
+    reach = config.dqn.hindsight
+    good = reach == fitted.dqn.hindsight or cli.flag(args, "--dqn.hindsight") is None
+    require("dqn.hindsight", reach, good, "0 without hrm.q-token goal")
     for name in ("cells", "columns", "walls", "actions"):
         asked, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
-        good = asked in (right, getattr(start.hrm, name))
+        good = asked in (right, getattr(start.hrm, name), ())
         require(f"hrm.{name}", asked, good, f"{right}, which follows from env")
     return fitted
 

@@ -94,6 +94,8 @@ def group(runs: dict[Path, Config]) -> dict[str, list[Path]]:
 def _word(name: str, value: object) -> str:
     if name == "hrm.carry":
         return "full Carry" if value == "full" else str(value).title()
+    if name == "hrm.walls":
+        return "every cell a token" if value is None else "no token for walls"
     return f"{name.rpartition('.')[2]} {value}"
 
 
