@@ -76,15 +76,24 @@ def build(config: Config, kernels: str, device: torch.device) -> Trainer:
 
 
 def td_through_think(
-    hrm: HRM, carry: Carry, tokens: Tensor, *loss: Tensor | None, last: bool = False
+    hrm: HRM,
+    carry: Carry,
+    tokens: Tensor,
+    a_tm1: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    last: bool = False,
 ) -> tuple[Carry, Tensor, Tensor]:
     """`HRM.td_segment`, as a loss on other values would have to do it."""
     z_H, z_L = hrm.think(carry, tokens)
     q = hrm.q_values(z_H, tokens)
-    if hrm.config.q_token != "goal":
-        found = hrm.ops.td_loss(q, *loss[:2])
+    if weight is None:
+        found = hrm.ops.td_loss(q, a_tm1, target)
     else:
-        found = hrm.ops.goal_loss(z_H, hrm.q_head, *loss)
+        if hrm.seen is not None:
+            target, weight = target[:, hrm.seen], weight[:, hrm.seen]
+        found = hrm.ops.goal_loss(z_H, hrm.q_head, a_tm1, target, weight)
     return carry if last else Carry(z_H.detach(), z_L.detach()), q, found
 
 
