@@ -60,6 +60,7 @@ BAD_FLAGS = [
     (["--hrm.heads", "5"], ["heads", "5", "48"]),
     (["--hrm.positions", "alibi"], ["alibi", "rope2d"]),
     (["--hrm.cells", "98"], ["hrm.cells", "98", "49"]),
+    (["--hrm.walls", "0", "1"], ["hrm.walls is (0, 1)", "(3, 17,", "follows from env"]),
     (["--hrm.kernels", "cuda"], ["kernels", "cuda", "reference"]),
     (["--updates", "0"], ["updates", "0", "1 to"]),
     (["--updates", "1.5"], ["--updates", "1.5", "expected a whole number"]),
@@ -103,6 +104,29 @@ def test_good_flags() -> None:
     assert (room.hrm.cells, room.hrm.columns) == (81, 9)
     same = configs.parse(["--preset=quick", "--env.actions", "8", "--hrm.actions", "8"])
     assert same.hrm.actions == 8
+
+
+def test_walls_follow_from_the_map() -> None:
+    """Off, on, and of another map; a run of before there were any keeps all tokens."""
+    assert configs.parse(["--preset", "maze", "--hrm.walls", "None"]).hrm.walls is None
+    paper = configs.parse(["--preset", "paper-maze"])
+    assert (paper.hrm.walls, paper.hrm.tokens) == (None, 144)
+    assert configs.parse(["--preset", "maze", "--env.map", ".|.", "..."]).hrm.walls == (1,)
+    assert configs.parse(["--preset", "maze", "--env.map", "room"]).hrm.walls == ()
+    maze = json.loads(configs.to_json(PRESETS["maze"]))
+    del maze["hrm"]["walls"]
+    assert configs.from_json(json.dumps(maze)).hrm.walls is None
+
+
+def test_walls_of_a_checkpoint_are_those_of_its_map(tmp_path: Path) -> None:
+    walls = PRESETS["quick"].hrm.walls
+    assert walls
+    hrm = configs.replace(QUICK.hrm, walls=(0, *walls[1:]))  # as many, but one of them is floor
+    config = configs.replace(QUICK, hrm=hrm)
+    path = tmp_path / "forged.safetensors"
+    checkpoint.save(path, HRM(config.hrm), config)
+    with pytest.raises(ValueError, match=r"hrm.walls is \(0, .* as its maze has"):
+        checkpoint.load(path)
 
 
 def test_map_from_a_file(tmp_path: Path) -> None:

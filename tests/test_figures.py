@@ -63,6 +63,9 @@ def test_groups_are_named_by_what_sets_them_apart(tmp_path):
     both = replace(reset, seed=2, dqn=replace(BASE.dqn, n_step=2))
     assert labels(BASE, again) == {"quick": [0, 1]}
     assert labels(BASE, reset, again) == {"Carry": [0, 2], "Reset": [1]}
+    every = replace(BASE, hrm=replace(BASE.hrm, walls=None))
+    none = replace(BASE, hrm=replace(BASE.hrm, walls=(1, 3)))
+    assert labels(every, none) == {"every cell a token": [0], "no token for walls": [1]}
     assert labels(BASE, both) == {"Carry, n_step 1": [0], "Reset, n_step 2": [1]}
     maze = configs.PRESETS["maze"]
     assert labels(BASE, maze, reset) == {
