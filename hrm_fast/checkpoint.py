@@ -52,7 +52,7 @@ def from_reference(state_dict: Mapping[str, torch.Tensor], config: HRMConfig) ->
     """An HRM with the weights of a checkpoint of the published code, converted to float32.
 
     The Q head keeps the first `actions` rows of `lm_head`; `q_head` (halting) is taken only where
-    `config.halting`. ValueError: a tensor that is missing, unknown or of another shape.
+    `HRMConfig.halting`. ValueError: a tensor that is missing, unknown or of another shape.
     """
     given = {name.removeprefix("_orig_mod."): value for name, value in state_dict.items()}
     hrm = HRM(config)

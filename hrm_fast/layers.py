@@ -11,6 +11,7 @@ from kernels.ops import Ops
 # A normal cut at two sigma has this standard deviation in sigmas.
 CUT_STD = 0.87962566103423978
 
+# qkv [3 D, D], out [D, D], gate_up [2 F, D], down [D, F]
 BlockWeights = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -36,15 +37,6 @@ class Block(nn.Module):
         self.out = weight(width, width)
         self.gate_up = weight(2 * inner, width)
         self.down = weight(width, inner)
-
-    def weights(self, dtype: torch.dtype) -> BlockWeights:
-        """qkv [3 D, D], out [D, D], gate_up [2 F, D], down [D, F] in the arithmetic's dtype."""
-        return (
-            self.qkv.to(dtype),
-            self.out.to(dtype),
-            self.gate_up.to(dtype),
-            self.down.to(dtype),
-        )
 
 
 def level(

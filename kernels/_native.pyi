@@ -1,5 +1,5 @@
 """The compiled engine and the CUDA kernels (csrc/hrm). They take addresses, as ints, of contiguous
-tensors, and trust them: `kernels.cpu`, `kernels.cuda` and `kernels.adam_atan2` check dtype, shape
+tensors, and trust them: `hrm_fast.backends` and `kernels.adam_atan2` check dtype, shape
 and device. 0 means none where said. B is `size`, T is cells + 1, D is width, A is actions.
 """
 
@@ -120,7 +120,7 @@ class Decider:
         shared_limit: int,  # bytes of shared memory that a CTA may have
         ctas: int,
         workspace: int,  # read and written, `ctas` times plan's bytes; 0 where that is 0
-        weights: int,  # read, E, as `kernels.cuda.Decider.pack` makes them
+        weights: int,  # read, E, as `hrm_fast.backends.cuda.Decider.pack` makes them
         table: int,  # read, float32 [1 + V, D]
         position: int,  # read, float32 [T, D]; 0: none
         head: int,  # read, float32 [A, D]

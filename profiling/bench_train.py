@@ -30,7 +30,7 @@ from profiling.train_peers import (
     train_segment,
 )
 from train import cli
-from train.dqn import Trainer
+from train.trainer import Trainer
 
 SHAPES = ("quick", "maze", "paper")
 PEERS = {

@@ -1,7 +1,7 @@
 """Every figure of the README and of docs/, from committed results: `python -m profiling.figures`.
 
 Draws FIGURES (all, or those that are named), and of every table X.csv in profiling/results/analyse
-the figures that `train.analyse` or `train.figures` makes of it, in a folder X beside it.
+the figures that `train.analyse` or `train.analyse.figures` makes of it, in a folder X beside it.
 """
 
 import argparse
@@ -15,10 +15,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 from profiling import browser
-from train import cli, convergence, curve, watch
-from train.checkpoint import replacing
-from train.figures import draw_sweep, read_sweep
-from train.plots import Figure
+from train import cli
+from train.analyse import convergence, curve
+from train.analyse.figures import draw_sweep, read_sweep
+from train.analyse.plots import Figure
+from train.files.writing import replacing
+from train.watch import __main__ as watch
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "profiling" / "results"

@@ -108,15 +108,15 @@ def attention_groups(B: int, T: int, D: int, heads: int) -> list[Group]:
 
 def block_groups(hrm: HRM, mine: HRM) -> list[Group]:
     """The first block of a level, its injection included."""
-    config, arithmetic = hrm.config, hrm._arithmetic()
-    weights = tuple(w.detach().requires_grad_() for w in arithmetic.L[0])
+    config, parts = hrm.config, hrm.backends.reference.parts(hrm.in_order())
+    weights = tuple(w.detach().requires_grad_() for w in parts.L[0])
     z, injection, dy = torch.randn(3, B, config.tokens, config.width, dtype=torch.bfloat16).unbind()
     wanted = [z.requires_grad_(), *weights]
 
     def block(ops: Ops) -> Callable[[], Tensor]:
         def run() -> Tensor:
             qkv, out, gate_up, down = weights
-            at = config.heads, arithmetic.rope
+            at = config.heads, parts.rope
             y = ops.attention_block(z, qkv, out, *at, injection=injection)
             return ops.swiglu_block(y, gate_up, down)
 

@@ -11,11 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from hrm_fast import HRMConfig
-from hrm_fast.backend import engine_shape
-from kernels.cuda import Decider
+from hrm_fast.backends.cuda import Decider
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("csrc/maze/device.cu", "csrc/hrm/decide_bf16.cu", "csrc/hrm/decide_float32.cu")
@@ -65,5 +62,5 @@ def assembled(source: str, arch: int) -> Iterator[Assembled]:
 
 
 def shared_bytes(tiles: int, boards: int) -> int:
-    shape = engine_shape(HRMConfig(cells=16 * tiles - 1))
-    return Decider(shape, None, torch.bfloat16).native.plan(boards, 227 * 1024)[2]
+    config = HRMConfig(cells=16 * tiles - 1, dtype="bfloat16")
+    return Decider(config).native.plan(boards, 227 * 1024)[2]

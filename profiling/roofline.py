@@ -10,8 +10,8 @@ import csv
 from pathlib import Path
 
 from train import cli
-from train.checkpoint import replacing
-from train.plots import Figure
+from train.analyse.plots import Figure
+from train.files.writing import replacing
 
 KERNELS = Path(__file__).parent / "results" / "kernel_report.csv"
 PARTS = {  # a row of the table -> the kernels that move its bytes

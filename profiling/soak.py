@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from train import cli
-from train.checkpoint import replacing
+from train.analyse.plots import Figure
 from train.config import PRESETS, require
-from train.dqn import Trainer
-from train.plots import Figure
-from train.run import Run
+from train.files.writing import replacing
+from train.run.run import Run
+from train.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP = 2  # samples

@@ -27,10 +27,12 @@ from profiling.study import points
 from profiling.train_peers import forward_flops
 from train import cli
 from train import config as configs
-from train.agents import RESULTS
-from train.checkpoint import load, replacing
 from train.config import PRESETS, Config, maze_of, require
-from train.evaluate import SELECTION_SEED, Result, greedy, rollout, shortest_path_walker
+from train.episodes import greedy, shortest_path_walker
+from train.evaluate import SELECTION_SEED, Result, rollout
+from train.files.agents import RESULTS
+from train.files.checkpoint import load
+from train.files.writing import replacing
 
 TABLE = RESULTS / "speedrun.csv"
 EPISODES, EVALUATION_SEED = 2048, 1  # that judge the best weights

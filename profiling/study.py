@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from train import cli
 from train import config as configs
 from train.config import SEED_LIMIT, require
+from train.flags import parse as parse_flags
 
 FACTORS: dict[str, tuple[object, ...]] = {
     "dqn.gamma": (0.9, 0.95, 0.97),
@@ -90,9 +91,9 @@ class Point(NamedTuple):
 def plan(args: argparse.Namespace) -> list[Job]:
     """All jobs, a seed of every variant first; variants that the base is already are left out."""
     base = [*shlex.split(args.base_args), "--updates", str(args.updates)]
-    plain = configs.parse(base)
+    plain = parse_flags(base)
     changes = {name: VARIANTS[name] for name in args.names}
-    wanted = [n for n in changes if n == "base" or configs.parse([*base, *changes[n]]) != plain]
+    wanted = [n for n in changes if n == "base" or parse_flags([*base, *changes[n]]) != plain]
     return [
         Job(name, seed, folder, [*base, *changes[name], "--seed", str(seed)])
         for seed in args.seeds

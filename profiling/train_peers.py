@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hrm_fast import HRM, Carry, HRMConfig
 from hrm_fast.config import DType
 from train.config import PRESETS, Config
-from train.dqn import Trainer
+from train.trainer import Trainer
 
 TOLERANCE = 1e-4  # of an answer's largest number
 
@@ -67,7 +67,8 @@ def build(config: Config, kernels: str, device: torch.device) -> Trainer:
     mode = "default" if device.type == "cpu" else "max-autotune-no-cudagraphs"
     for hrm in (trainer.hrm, trainer.target):
         if kernels == "compiled":
-            hrm._segment = torch.compile(hrm._segment, fullgraph=True, dynamic=False, mode=mode)
+            plain = hrm.backends.reference
+            plain.forward = torch.compile(plain.forward, fullgraph=True, dynamic=False, mode=mode)
         if kernels == "unfused":
             hrm.td_segment = partial(td_through_think, hrm)
         hrm.act = trainer.phase("act")(hrm.act)

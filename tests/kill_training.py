@@ -21,9 +21,9 @@ import torch
 from test_continuation import CPU, differing, files, small
 
 from train.config import Config
-from train.dqn import Trainer
-from train.run import Run
-from train.state import newest
+from train.run.run import Run
+from train.run.state import newest
+from train.trainer import Trainer
 
 SAVE_EVERY = 4
 GOOD, DONE = 10, 11  # exit statuses

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from train import agents, checkpoint, cli, evaluate, watch
+from train import cli, evaluate
+from train.files import agents, checkpoint
+from train.watch import __main__ as watch
 
 
 def test_every_agent_in_the_box_loads_and_is_of_its_preset() -> None:

@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ import torch
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry, HRMConfig
-from train import analyse, checkpoint, cli, convergence, curve
-from train.analyse import Analyse, move_goal, think, to_references
-from train.config import SEED_LIMIT, Config, fit_model_to_board, replace
-from train.evaluate import greedy, rollout
+from train import cli
+from train.analyse import __main__ as analyse
+from train.analyse import convergence, curve, study
+from train.analyse.study import Analyse, move_goal, think, to_references
+from train.config import SEED_LIMIT, Config, fit_model_to_board
+from train.episodes import greedy
+from train.evaluate import rollout
+from train.files import checkpoint
 
 SPEC = MazeSpec(map=("..d..", "--d|d", "..d.."), closed_doors=2, p_change=0.5, max_steps=12)
 TINY = HRMConfig(
@@ -135,9 +140,9 @@ def plain_changed(spec, before, after):
 @pytest.mark.parametrize("spec", [SPEC, MazeSpec(p_change=0.3, max_steps=10)], ids=["own", "maze"])
 @pytest.mark.parametrize("mode", ["carry", "reset"])
 def test_a_walk_is_a_plain_loop_over_mazes(spec, mode, monkeypatch):
-    monkeypatch.setattr(analyse, "CHUNK", 3)
+    monkeypatch.setattr(study, "CHUNK", 3)
     hrm, options = tiny(mode, spec), Analyse(Path(), mazes=8, seed=4)
-    result = analyse.walk(hrm, spec, "none", options, 3)
+    result = study.measure(hrm, spec, "none", options, 3)
     expected, changes, solved = [], [], 0
     for i in range(8):
         mazes, z = MazeBatch(spec, 8, seed=SEED_LIMIT + 4), None
@@ -175,10 +180,10 @@ def test_a_walk_is_a_plain_loop_over_mazes(spec, mode, monkeypatch):
 def test_as_many_are_solved_as_evaluate_says():
     hrm, options = tiny(), Analyse(Path(), mazes=64, seed=2)
     said = rollout(SPEC, greedy(hrm, 64, 2), 64, 2, torch.device("cpu"))
-    solved = analyse.walk(hrm, SPEC, "none", options, 2).solved
+    solved = study.measure(hrm, SPEC, "none", options, 2).solved
     assert 0 < solved < 64
     assert solved == round(64 * said.success)
-    elsewhere = analyse.walk(hrm, SPEC, "goal moved", options, 2)
+    elsewhere = study.measure(hrm, SPEC, "goal moved", options, 2)
     assert elsewhere.solved != solved
 
 
@@ -213,7 +218,7 @@ def test_the_program(run, tmp_path, monkeypatch):
     rows = convergence.read(out / "convergence.csv")
     assert len(rows) == 2 * 3 * 2 * 2 * 4 * 3  # modes ... references, segments
     hrm, options = tiny("reset"), Analyse(Path(), mazes=8)
-    result = analyse.walk(hrm, SPEC, "none", options, 3)
+    result = study.measure(hrm, SPEC, "none", options, 3)
     wanted = {"mode": "reset", "intervention": "none", "environment": "static", "level": "z_L"}
     wanted |= {"reference": "first segment", "segment": "3", "solved": str(result.solved)}
     (row,) = (row for row in rows if wanted.items() <= row.items())
@@ -246,7 +251,7 @@ def test_no_decision_after_a_change(tmp_path):
     """Empty medians in the table, and a figure all the same."""
     still = replace(SPEC, p_change=0.0)
     config, table = Config(preset="quick", env=still, hrm=tiny().config), tmp_path / "x.csv"
-    write(table, analyse.study(config, tiny(), Analyse(Path(), mazes=4)))
+    write(table, study.study(config, tiny(), Analyse(Path(), mazes=4)))
     rows = convergence.read(table)
     assert {row["median"] for row in rows if row["environment"] == "changed"} == {""}
     assert "" not in {row["median"] for row in rows if row["environment"] == "static"}

@@ -8,11 +8,12 @@ import torch
 from test_continuation import CPU, small
 
 from profiling import soak
-from train import checkpoint, state
 from train.config import PRESETS
-from train.dqn import Trainer
-from train.run import Run
-from train.state import STATE
+from train.files import checkpoint
+from train.run import state
+from train.run.run import Run
+from train.run.state import STATE
+from train.trainer import Trainer
 
 QUICK = PRESETS["quick"]
 

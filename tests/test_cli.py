@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from safetensors.torch import save_file
 
 from envs import MazeSpec
 from hrm_fast import HRM
-from train import checkpoint, cli, evaluate
+from train import cli, evaluate
 from train import config as configs
-from train.config import PRESETS, choose_device
-from train.run import choose_folder
+from train.config import PRESETS
+from train.files import checkpoint
+from train.flags import parse as parse_flags
+from train.machine.device import choose_device
+from train.run.folder import choose_folder
 
 QUICK = PRESETS["quick"]
 
@@ -80,7 +84,7 @@ BAD_FLAGS = [
 @pytest.mark.parametrize(("flags", "words"), BAD_FLAGS, ids=lambda x: " ".join(x)[:40])
 def test_bad_flags(flags: list[str], words: list[str], capsys: pytest.CaptureFixture) -> None:
     def program() -> None:
-        config = configs.parse([*flags, *([] if "--preset" in flags else ["--preset", "quick"])])
+        config = parse_flags([*flags, *([] if "--preset" in flags else ["--preset", "quick"])])
         choose_device(config.device)
         HRM(config.hrm)
 
@@ -96,23 +100,23 @@ def test_bad_flags(flags: list[str], words: list[str], capsys: pytest.CaptureFix
 
 
 def test_good_flags() -> None:
-    config = configs.parse(["--preset=quick", "--dqn.n-step", "1", "--env.actions", "8"])
+    config = parse_flags(["--preset=quick", "--dqn.n-step", "1", "--env.actions", "8"])
     assert config.dqn.n_step == 1
     assert config.hrm.actions == 8
     assert config.hrm.cells == 49
-    room = configs.parse(["--preset", "quick", "--env.map", "room"])  # without quick's door
+    room = parse_flags(["--preset", "quick", "--env.map", "room"])  # without quick's door
     assert (room.hrm.cells, room.hrm.columns) == (81, 9)
-    same = configs.parse(["--preset=quick", "--env.actions", "8", "--hrm.actions", "8"])
+    same = parse_flags(["--preset=quick", "--env.actions", "8", "--hrm.actions", "8"])
     assert same.hrm.actions == 8
 
 
 def test_walls_follow_from_the_map() -> None:
     """Off, on, and of another map; a run of before there were any keeps all tokens."""
-    assert configs.parse(["--preset", "maze", "--hrm.walls", "None"]).hrm.walls is None
-    paper = configs.parse(["--preset", "paper-maze"])
+    assert parse_flags(["--preset", "maze", "--hrm.walls", "None"]).hrm.walls is None
+    paper = parse_flags(["--preset", "paper-maze"])
     assert (paper.hrm.walls, paper.hrm.tokens) == (None, 144)
-    assert configs.parse(["--preset", "maze", "--env.map", ".|.", "..."]).hrm.walls == (1,)
-    assert configs.parse(["--preset", "maze", "--env.map", "room"]).hrm.walls == ()
+    assert parse_flags(["--preset", "maze", "--env.map", ".|.", "..."]).hrm.walls == (1,)
+    assert parse_flags(["--preset", "maze", "--env.map", "room"]).hrm.walls == ()
     maze = json.loads(configs.to_json(PRESETS["maze"]))
     del maze["hrm"]["walls"]
     assert configs.from_json(json.dumps(maze)).hrm.walls is None
@@ -121,8 +125,8 @@ def test_walls_follow_from_the_map() -> None:
 def test_walls_of_a_checkpoint_are_those_of_its_map(tmp_path: Path) -> None:
     walls = PRESETS["quick"].hrm.walls
     assert walls
-    hrm = configs.replace(QUICK.hrm, walls=(0, *walls[1:]))  # as many, but one of them is floor
-    config = configs.replace(QUICK, hrm=hrm)
+    hrm = replace(QUICK.hrm, walls=(0, *walls[1:]))  # as many, but one of them is floor
+    config = replace(QUICK, hrm=hrm)
     path = tmp_path / "forged.safetensors"
     checkpoint.save(path, HRM(config.hrm), config)
     with pytest.raises(ValueError, match=r"hrm.walls is \(0, .* as its maze has"):
@@ -133,7 +137,7 @@ def test_map_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("..d..\n..|..\n")
     for flags in (["--env.map", str(file)], [f"--env.map={file}"]):
-        config = configs.parse(["--preset", "quick", *flags])
+        config = parse_flags(["--preset", "quick", *flags])
         assert config.env.board == ("..d..", "..|..")
 
 
@@ -150,7 +154,7 @@ def test_map_from_a_file(tmp_path: Path) -> None:
 def test_files_of_a_map(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     for flags in (["--env.map", str(tmp_path / name)], [f"--env.map={tmp_path / name}"]):
-        config = configs.parse(["--preset", "quick", *flags])
+        config = parse_flags(["--preset", "quick", *flags])
         assert config.env.board == ("..d..", "..|..")
 
 
@@ -160,8 +164,8 @@ def test_a_map_in_the_current_folder_needs_no_ending(
     monkeypatch.chdir(tmp_path)
     for name in ("ok", "room"):
         (tmp_path / name).write_text("..d..\n..|..\n")
-    assert configs.parse(["--preset", "quick", "--env.map", "ok"]).env.rows == 2
-    assert configs.parse(["--preset", "quick", "--env.map", "room"]).env.rows == 9  # a name first
+    assert parse_flags(["--preset", "quick", "--env.map", "ok"]).env.rows == 2
+    assert parse_flags(["--preset", "quick", "--env.map", "room"]).env.rows == 9  # a name first
 
 
 def test_a_blank_line_that_is_rock_stays() -> None:
@@ -173,22 +177,22 @@ def test_a_blank_line_that_is_rock_stays() -> None:
 
 def test_whole_numbers() -> None:
     flags = ["--updates", "1e4", "--env.max-steps", "1.2e2", "--dqn.replay-size=1_000_000"]
-    config = configs.parse(["--preset", "quick", *flags, "--env.closed-doors", "1e0"])
+    config = parse_flags(["--preset", "quick", *flags, "--env.closed-doors", "1e0"])
     assert (config.updates, config.env.max_steps, config.dqn.replay_size) == (10_000, 120, 10**6)
     assert type(config.updates) is int and config.env.closed_doors == 1
-    assert configs.parse(["--preset", "quick", "--run-dir", "1e4"]).run_dir == "1e4"
+    assert parse_flags(["--preset", "quick", "--run-dir", "1e4"]).run_dir == "1e4"
 
 
 def test_a_resumed_run_keeps_its_seed_and_place(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    config = configs.replace(QUICK, run_dir=str(tmp_path))
+    config = replace(QUICK, run_dir=str(tmp_path))
     (tmp_path / "config.json").write_text(configs.to_json(config))
-    resumed = configs.parse(["--resume", str(tmp_path), "--updates", "13000"])
-    assert resumed == configs.replace(config, resume=str(tmp_path), updates=13_000)
+    resumed = parse_flags(["--resume", str(tmp_path), "--updates", "13000"])
+    assert resumed == replace(config, resume=str(tmp_path), updates=13_000)
     for flags in (["--seed", "1"], ["--run-dir", "x"], ["--preset", "paper-maze"]):
         with pytest.raises(SystemExit):
-            cli.main(lambda flags=flags: configs.parse(["--resume", str(tmp_path), *flags]))
+            cli.main(lambda flags=flags: parse_flags(["--resume", str(tmp_path), *flags]))
         assert flags[0].strip("-") in capsys.readouterr().err
 
 
@@ -258,13 +262,13 @@ def test_what_used_a_field_that_is_gone_is_refused(
     gone: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """A run to be resumed, its agent and the agent's file: one line names field and value."""
-    data = json.loads(configs.to_json(configs.replace(QUICK, run_dir=str(tmp_path))))
+    data = json.loads(configs.to_json(replace(QUICK, run_dir=str(tmp_path))))
     data["dqn"][gone] = 2
     (tmp_path / "config.json").write_text(json.dumps(data))
     agent, weights = tmp_path / "best.safetensors", HRM(QUICK.hrm).state_dict()
     checkpoint.save_tensors(agent, weights, {"config": json.dumps(data)})
     for program in (
-        lambda: configs.parse(["--resume", str(tmp_path), "--updates", "9999"]) and None,
+        lambda: parse_flags(["--resume", str(tmp_path), "--updates", "9999"]) and None,
         lambda: cli.parse(evaluate.program, args=[str(tmp_path)]),
         lambda: cli.parse(evaluate.program, args=[str(agent)]),
     ):
@@ -382,15 +386,15 @@ def test_evaluate_writes_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_the_last_of_two_presets_counts() -> None:
-    assert configs.parse(["--preset=quick", "--preset", "maze"]) == PRESETS["maze"]
+    assert parse_flags(["--preset=quick", "--preset", "maze"]) == PRESETS["maze"]
 
 
 def test_a_taken_run_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="--resume"):
-        choose_folder(configs.replace(QUICK, run_dir=str(tmp_path)))
+        choose_folder(replace(QUICK, run_dir=str(tmp_path)))
     (tmp_path / "config.json").rename(tmp_path / "best.safetensors")
     with pytest.raises(ValueError, match="--resume"):
-        choose_folder(configs.replace(QUICK, run_dir=str(tmp_path)))
+        choose_folder(replace(QUICK, run_dir=str(tmp_path)))
     with pytest.raises(ValueError, match="run-dir is '': expected a folder or a URL"):
-        choose_folder(configs.replace(QUICK, run_dir=""))
+        choose_folder(replace(QUICK, run_dir=""))

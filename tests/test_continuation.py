@@ -14,17 +14,12 @@ import torch
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRMConfig
 from tests.tiny import all_goals
-from train import checkpoint, state
-from train.config import (
-    PRESETS,
-    Config,
-    DQNConfig,
-    fit_model_to_board,
-    load,
-    use_deterministic_algorithms,
-)
-from train.dqn import Trainer
-from train.run import Run
+from train.config import PRESETS, Config, DQNConfig, fit_model_to_board, load
+from train.files import checkpoint
+from train.machine.device import use_deterministic_algorithms
+from train.run import state
+from train.run.run import Run
+from train.trainer import Trainer
 
 CPU = torch.device("cpu")
 SMALL = {

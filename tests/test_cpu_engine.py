@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from hrm_fast import HRM, Carry, HRMConfig
+from hrm_fast.backends.cpu import Engine
 from kernels import _native, native
 from kernels.adam_atan2 import adam_atan2, adam_atan2_reference
-from kernels.cpu import Engine
 from kernels.goal_loss import goal_loss_reference as goal_loss
 from kernels.td_loss import td_loss_reference as td_loss
 
@@ -54,9 +54,7 @@ def build(config: HRMConfig, seed: int = 0, **engine: Any) -> HRM:
     """A model on the engine, which shows by NaN what it reads without having written."""
     torch.manual_seed(seed)
     hrm = HRM(replace(config, kernels="cpu"))
-    assert hrm._backend.engine is not None
-    engine_then = hrm._backend.engine
-    hrm._backend.engine = Engine(engine_then.shape, engine_then.rope, poison=True, **engine)
+    hrm.backends.engine = Engine(config, poison=True, **engine)
     return hrm
 
 
@@ -106,7 +104,7 @@ def compute(hrm: HRM, tokens: torch.Tensor, seed: Carry, pull: dict[str, torch.T
     z_H, z_L = hrm.think(hrm.carry_from(seed), tokens)
     states = (z_H * pull["z"]).sum() + (z_L * pull["z"].flip(0)).sum()
     gradients(hrm, states + hrm.q_values(z_H, tokens).sum(), "states", out)
-    gradients(hrm, (hrm.segment_q(hrm.carry_from(seed), tokens) * pull["q"]).sum(), "q", out)
+    gradients(hrm, (hrm.segment(hrm.carry_from(seed), tokens)[1] * pull["q"]).sum(), "q", out)
     return {name: x.detach().double() for name, x in out.items()}
 
 
@@ -253,7 +251,7 @@ def test_states_of_any_layout() -> None:
 def test_one_engine_serves_several_threads() -> None:
     hrm = build(QUICK)
     twin, tokens = copy.deepcopy(hrm), boards(20, 49)
-    assert twin._backend.engine is hrm._backend.engine
+    assert twin.backends.engine is hrm.backends.engine
     torch.nn.init.normal_(twin.embed)
     expected = [m.decide(tokens)[0] for m in (hrm, twin)]
     wrong = []
@@ -278,8 +276,10 @@ def test_a_model_can_be_pickled() -> None:
 
 def test_auto_takes_what_the_weights_allow() -> None:
     hrm = HRM(QUICK)
-    assert hrm._fused() is not None and hrm.double()._fused() is None
-    assert HRM(replace(QUICK, kernels="reference"))._fused() is None
+    assert isinstance(hrm.backend, Engine)
+    assert hrm.double().backend is hrm.backends.reference
+    plain = HRM(replace(QUICK, kernels="reference"))
+    assert plain.backend is plain.backends.reference
     with pytest.raises(ValueError, match="kernels is 'cpu' and the weights are"):
         build(QUICK).double().decide(boards(1, 49))
     with pytest.raises(ValueError, match="dtype is 'bfloat16': expected 'float32'"):

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from hrm_fast import HRM, Carry, HRMConfig
-from hrm_fast.backend import engine_shape
-from hrm_fast.layers import rope_tables
-from kernels import _native, cuda
-from kernels.cuda import Decider, Packed
+from hrm_fast.backends import cuda
+from hrm_fast.backends.cuda import Cuda, Decider, Packed
+from kernels import _native
 
 DEVICE = torch.device("cpu" if cuda.unusable() else "cuda")
 QUICK = HRMConfig(
@@ -57,9 +56,8 @@ def build(config: HRMConfig, dtype: str, seed: int = 0) -> HRM:
 
 
 def decider(hrm: HRM, boards: int = 0) -> tuple[Decider, Packed]:
-    rope = rope_tables(hrm.config)
-    made = Decider(engine_shape(hrm.config), rope, hrm.dtype, boards)
-    return made, made.pack([p.detach() for p in hrm._in_order()])
+    made = Decider(hrm.config, boards)
+    return made, made.pack([p.detach() for p in hrm.in_order()])
 
 
 def draws(hrm: HRM, batch: int) -> tuple[torch.Tensor, Carry]:
@@ -87,9 +85,9 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(hrm: HRM, tokens: torch.Tensor, seed: Carry, boards: int = 0, **options: Any) -> Results:
     made, packed = decider(hrm, boards)
-    inputs = hrm._inputs(hrm.carry_from(seed), tokens)
+    inputs = hrm.inputs(hrm.carry_from(seed), tokens)
     q, z_H, z_L = made.decide(packed, *inputs, hrm.config.segments, **options)
-    return hrm._activated(q), z_H, z_L
+    return hrm.activated(q), z_H, z_L
 
 
 def squares(mine: tuple[torch.Tensor, ...], right: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -103,8 +101,9 @@ def check_precision(config: HRMConfig, dtype: str) -> None:
     small = config.tokens * config.width < 2000
     for draw in range(6 if small else 2):  # few numbers: few errors to average
         hrm = build(config, dtype, draw)
-        exact = copy.deepcopy(hrm).double()
-        exact.config = replace(config, dtype="float32")
+        exact = HRM(replace(config, dtype="float32"))
+        exact.load_state_dict(hrm.state_dict())
+        exact = exact.to(DEVICE).double()
         tokens, seed = draws(hrm, 5 if small else 3)
         q, carry = exact.decide(tokens, Carry(*(z.double() for z in seed)))
         plain_q, plain = hrm.decide(tokens, seed)
@@ -148,14 +147,10 @@ def test_open_ends_before_the_calls_that_carry_gradient() -> None:
     tokens, seed = draws(hrm, 5)
     q, z_H, z_L = run(hrm, tokens, seed, open=True)
     assert q.numel() == 0
-    arithmetic, e = hrm._arithmetic(), hrm.embedding(tokens)
+    plain = hrm.backends.reference
+    parts = plain.parts(hrm.in_order())
     with torch.no_grad():
-        for blocks, add in ((arithmetic.L, e), (arithmetic.H, None)):
-            x = z_L + z_H if add is None else z_L + (z_H + add)
-            for qkv, out, gate_up, down in blocks:
-                x = hrm.ops.attention_block(x, qkv, out, hrm.config.heads, arithmetic.rope)
-                x = hrm.ops.swiglu_block(x, gate_up, down)
-            z_L, z_H = (x, z_H) if add is not None else (z_L, x)
+        z_H, z_L = plain.forward(parts, plain.embedding(parts, tokens), z_H, z_L, begun=True)
     _, right_H, right_L = run(hrm, tokens, seed)
     torch.testing.assert_close((z_H, z_L), (right_H, right_L), rtol=0, atol=2e-5)
 
@@ -222,7 +217,7 @@ def test_a_model_that_uses_it(mode: Any, q_token: Any, monkeypatch: pytest.Monke
     used = []
     decide = made.decide
     monkeypatch.setattr(made, "decide", lambda *a, **k: used.append(a) or decide(*a, **k))
-    monkeypatch.setattr(hrm._backend, "decider_for", lambda weight: made)
+    monkeypatch.setattr(hrm.backends, "of", lambda weight: Cuda(made, hrm.backends.reference))
     mine = everything()
     assert len(used) == 4
     for name, x in right.items():
@@ -282,9 +277,7 @@ def test_a_decider_can_be_copied_and_pickled() -> None:
 def test_shapes_it_cannot_compute(change: dict[str, Any], message: str) -> None:
     config = replace(QUICK, **change)
     with pytest.raises(ValueError, match=message):
-        Decider(engine_shape(config), rope_tables(config), torch.float32)
-    with pytest.raises(ValueError, match=r"dtype is torch.float16"):
-        Decider(engine_shape(QUICK), None, torch.float16)
+        Decider(config)
 
 
 def test_bad_input() -> None:
@@ -305,7 +298,7 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"segments is 0: .* takes 1 to 1024"):
         made.decide(packed, tokens, *z, segments=0)
     with pytest.raises(ValueError, match=r"a parameter is contiguous torch.bfloat16"):
-        made.pack([p.bfloat16() for p in hrm._in_order()])
+        made.pack([p.bfloat16() for p in hrm.in_order()])
     with pytest.raises(ValueError, match=r"boards is 2: .* takes 0 or 1 for this shape"):
         decider(hrm, boards=2)[0].decide(packed, tokens, *z)
 

@@ -19,16 +19,16 @@ import torch
 from envs import GymBatch, GymSpec, MazeBatch, MazeSpec
 from envs.device import OnDevice
 from hrm_fast import HRM, HRMConfig, from_reference, to_reference
-from hrm_fast.backend import engine_shape
-from hrm_fast.layers import rope_tables
-from kernels.cuda import Decider
+from hrm_fast.backends.cuda import Decider
 from kernels.native import ptr, ptr_or_null
-from train import checkpoint, state, viewer
-from train.analyse import Analyse, walk
-from train.config import Config, fit_model_to_board
-from train.dqn import Trainer
-from train.dqn_config import DQNConfig
-from train.evaluate import evaluate, random_walker, rollout
+from train.analyse.study import Analyse, measure
+from train.config import Config, DQNConfig, fit_model_to_board
+from train.episodes import random_walker
+from train.evaluate import evaluate, rollout
+from train.files import checkpoint
+from train.run import state
+from train.trainer import Trainer
+from train.watch import page
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -96,8 +96,8 @@ def the_cuda_kernel() -> Found:
     """Its source on the host."""
     torch.manual_seed(0)
     hrm = HRM(replace(SHAPE, kernels="reference"))
-    decider = Decider(engine_shape(SHAPE), rope_tables(SHAPE), torch.float32)
-    packed = decider.pack([p.detach() for p in hrm._in_order()])
+    decider = Decider(replace(SHAPE, dtype="float32"))
+    packed = decider.pack([p.detach() for p in hrm.in_order()])
     start = hrm.start(2)
     return {"decided": decider.decide(packed, boards(2, 15), *start, segments=2)}
 
@@ -145,9 +145,9 @@ def training(kernels: Any, folder: Path, **changes: Any) -> Found:
     found["evaluated"] = vars(evaluate(agent, ROOM, 9, 1))
     found["random"] = vars(rollout(ROOM, random_walker(4, 1), 9, 1, CPU))
     if not hrm.halting:
-        page = viewer.record(agent, config, 1, 2, 1, None)
-        found["page"] = str(page)
-        found["analysed"] = walk(agent, ROOM, "goal moved", Analyse("", mazes=3), 2)[0]
+        recorded = page.record(agent, config, 1, 2, 1, None)
+        found["page"] = str(recorded)
+        found["analysed"] = measure(agent, ROOM, "goal moved", Analyse("", mazes=3), 2)[0]
     published = from_reference(to_reference(agent), config.hrm)
     return found | {f"published {k}": x for k, x in published.state_dict().items()}
 

@@ -18,13 +18,14 @@ from torch import Tensor
 from envs import MazeBatch
 from hrm_fast import Carry
 from tests.tiny import TINY, all_goals
-from train import distributed, state
 from train.config import Config
-from train.dqn import Trainer
 from train.evaluate import evaluate
+from train.machine import ranks
 from train.replay import Replay, Transition
-from train.run import Run
-from train.state import PREVIOUS, STATE
+from train.run import state
+from train.run.run import Run
+from train.run.state import PREVIOUS, STATE
+from train.trainer import Trainer
 
 CPU = torch.device("cpu")
 CYCLES = 10
@@ -59,15 +60,15 @@ def test_batches_of_mazes_can_be_parts_of_one(make: Callable[..., MazeBatch]) ->
 
 
 def test_a_share_for_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "world", lambda: 3)
+    monkeypatch.setattr(ranks, "world", lambda: 3)
     shares = []
     for rank in range(3):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        shares.append(distributed.share(8))
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        shares.append(ranks.share(8))
     assert shares == [(0, 2), (2, 3), (5, 3)]
-    seeds = {distributed.seed_of(rank, seed) for rank in range(8) for seed in range(8)}
+    seeds = {ranks.seed_of(rank, seed) for rank in range(8) for seed in range(8)}
     assert len(seeds) == 64
-    assert distributed.seed_of(0, 7) == 7
+    assert ranks.seed_of(0, 7) == 7
 
 
 def learn(trainer: Trainer) -> dict[str, Any]:
@@ -76,9 +77,9 @@ def learn(trainer: Trainer) -> dict[str, Any]:
     return {
         "flat": trainer.optimiser.flat,
         "target": trainer.optimiser.target_flat,
-        "losses": distributed.total(losses) / distributed.world(),
-        "boards": distributed.joined(trainer.collector.obs),
-        "actions": distributed.joined(trainer.replay.state()["a_tm1"].T),
+        "losses": ranks.all_reduce_sum(losses) / ranks.world(),
+        "boards": ranks.all_gather(trainer.collector.obs),
+        "actions": ranks.all_gather(trainer.replay.state()["a_tm1"].T),
         "episodes": trainer.collector.finished(),
         "evaluated": evaluate(trainer.judged, trainer.config.env, 20, seed=1),
     }
@@ -88,12 +89,12 @@ def be_a_rank(rank: int, world: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(port)
-    assert distributed.join("auto") == CPU
+    assert ranks.join("auto") == CPU
     for name, case in CASES.items():
         torch.save(learn(Trainer(case, CPU)), folder / f"{name}.{rank}.pt")
     go_on_from_the_newest_state_of_all(rank, folder)
     go_on_from_a_url_that_was_out_of_reach(folder)
-    distributed.leave()
+    ranks.leave()
 
 
 def go_on_from_the_newest_state_of_all(rank: int, folder: Path) -> None:
@@ -102,7 +103,7 @@ def go_on_from_the_newest_state_of_all(rank: int, folder: Path) -> None:
     straight = Run(case, Trainer(case, CPU))
     straight.train()
     straight.close()
-    if rank == distributed.world() - 1:
+    if rank == ranks.world() - 1:
         os.replace(straight.own / PREVIOUS, straight.own / STATE)
     case = replace(case, resume=case.run_dir)
     again = Run(case, Trainer(case, CPU))
@@ -124,7 +125,7 @@ def crash(case: Config, out_until: int, at: int | None, in_copy: int | None) -> 
 
     The last rank's copies fail from update 4 on.
     """
-    run, last = Run(case, Trainer(case, CPU)), distributed.rank() == distributed.world() - 1
+    run, last = Run(case, Trainer(case, CPU)), ranks.rank() == ranks.world() - 1
     assert run.mirror is not None
     files, cycle = run.mirror.fs, run.trainer.cycle
     put = files.put_file
@@ -181,7 +182,7 @@ def start_ranks(world: int, folder: Path) -> None:
 
 def draw_as_ranks_do(trainer: Trainer, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every W-th of what one process draws comes from the generator and the mazes of one rank."""
-    seeds = [distributed.seed_of(rank, trainer.config.seed) for rank in range(world)]
+    seeds = [ranks.seed_of(rank, trainer.config.seed) for rank in range(world)]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     plain, draw, n = torch.rand, Replay.sample, trainer.config.dqn.num_mazes // world
 
@@ -223,11 +224,11 @@ def test_ranks_learn_and_resume_as_one_process(
         with monkeypatch.context() as patch:
             draw_as_ranks_do(one, world, patch)
             right = learn(one)
-        ranks = [
+        found = [
             torch.load(tmp_path / f"{name}.{rank}.pt", weights_only=False) for rank in range(world)
         ]
-        for rank in ranks:
-            assert torch.equal(rank["flat"], ranks[0]["flat"])
+        for rank in found:
+            assert torch.equal(rank["flat"], found[0]["flat"])
             for exact in ("boards", "actions"):
                 assert torch.equal(rank[exact], right[exact]), exact
             assert rank["episodes"] == pytest.approx(right["episodes"])

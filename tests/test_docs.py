@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from profiling import browser, figures, speedrun
-from train import log
+from train.run import log
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,6 +27,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SHORTER = {
     "python -m train.dqn": "--updates 8 --log-every 4 --eval-every 4 --eval-episodes 16",
     "python -m train.evaluate": "--episodes 8",
+    "python -m train.analyse.figures": "",
     "python -m train.analyse": "--mazes 4",
     "python -m train.watch": "--episodes 2 --among 4",
     "python -m profiling.speedrun": "--table",
@@ -164,6 +165,8 @@ def test_programs_are_programs() -> None:
     for page in PAGES:
         for module in re.findall(r"python -m ([\w.]+)", page.read_text()):
             spec = importlib.util.find_spec(module)
+            if spec and spec.submodule_search_locations:
+                spec = importlib.util.find_spec(f"{module}.__main__")
             assert spec and spec.origin, f"{page.name}: {module}"
             assert "__main__" in Path(spec.origin).read_text(), f"{page.name}: {module}"
 

@@ -16,12 +16,14 @@ import torch
 from saved_run import copy
 from test_continuation import CPU, bits_of, small, walk
 
-from train import checkpoint, dqn, log, state
 from train import config as configs
+from train import dqn
 from train.config import Config
-from train.dqn import Trainer
-from train.run import Run
-from train.state import PREVIOUS, STATE, newest
+from train.files import checkpoint
+from train.run import log, state
+from train.run.run import Run
+from train.run.state import PREVIOUS, STATE, newest
+from train.trainer import Trainer
 
 TESTS = Path(__file__).parent
 ENV = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
@@ -138,8 +140,8 @@ from pathlib import Path
 from dataclasses import replace
 from test_continuation import CPU, small
 from train import cli
-from train.dqn import Trainer
-from train.run import Run
+from train.trainer import Trainer
+from train.run.run import Run
 
 def program():
     config = replace(small("quick", "carry"), updates=1_000, save_every=2, log_every=2)
@@ -206,9 +208,10 @@ def test_one_process_at_a_time(saved: Config, tmp_path: Path) -> None:
 def test_terminated_before_the_loop_and_in_other_programs(tmp_path: Path) -> None:
     """SIGTERM unwinds a program, which removes what it has half written."""
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom train import checkpoint, cli\n"
+        "import sys, time\nfrom pathlib import Path\nfrom train import cli\n"
+        "from train.files.writing import replacing\n"
         "def program():\n"
-        "    with checkpoint.replacing(Path(sys.argv[1])) as part:\n"
+        "    with replacing(Path(sys.argv[1])) as part:\n"
         "        part.write_text('half')\n        print('now', flush=True)\n"
         "        time.sleep(60)\n"
         "cli.main(program)\n"
@@ -254,7 +257,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
         return cycle(trainer)
 
     monkeypatch.setattr(Trainer, "cycle", signalling)
-    monkeypatch.setattr(configs, "parse", lambda **_: config)
+    monkeypatch.setattr("train.flags.parse", lambda **_: config)
     before = signal.getsignal(number)
     assert dqn.program() == status
     assert signal.getsignal(number) is before
@@ -281,7 +284,7 @@ def test_a_warning_saves_and_the_run_goes_on(
         return cycle(trainer)
 
     monkeypatch.setattr(Trainer, "cycle", signalling)
-    monkeypatch.setattr(configs, "parse", lambda **_: config)
+    monkeypatch.setattr("train.flags.parse", lambda **_: config)
     assert dqn.program() == 0
     assert seen == {0: "0", 2: "0", 4: "0", **dict.fromkeys((6, 8, 10, 12, 14), "6")}
 

@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig
-from train import checkpoint, cli, curve, figures
+from train import cli
 from train import config as configs
-from train.config import Config, fit_model_to_board, replace
-from train.evaluate import greedy, rollout
-from train.log import COLUMNS
+from train.analyse import curve, figures
+from train.config import Config, fit_model_to_board
+from train.episodes import greedy
+from train.evaluate import rollout
+from train.files import checkpoint
+from train.run.log import COLUMNS
 
 SPEC = MazeSpec(map=("..d..", "--d|d", "..d.."), closed_doors=2, max_steps=12)
 TINY = HRMConfig(
@@ -158,7 +162,7 @@ def test_bad_input(run, tmp_path):
         (damaged,): "damaged/metrics.csv is damaged: expected a run's log",
         (good, "--segments", 0): "segments is (0,): expected numbers from 1 to 1024",
         (good, *sweep, "--episodes", 0): "episodes is 0: expected 1 to",
-        (tmp_path / "no.csv",): "no.csv is damaged: expected what train.figures wrote",
+        (tmp_path / "no.csv",): "no.csv is damaged: expected what train.analyse.figures wrote",
     }
     out = tmp_path / "out"
     for args, words in cases.items():

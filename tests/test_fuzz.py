@@ -25,10 +25,11 @@ from safetensors.torch import save
 
 from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig
-from train import checkpoint, cli
+from train import cli
 from train import config as configs
-from train.config import PRESETS, Config
-from train.dqn_config import DQNConfig
+from train.config import PRESETS, Config, DQNConfig
+from train.files import checkpoint
+from train.flags import parse as parse_flags
 
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"
 FLAGS = ["-std=c++17", "-O1", "-g", "-pthread", "-fno-sanitize-recover=undefined"]
@@ -115,7 +116,7 @@ def test_any_command_line_is_a_config_or_refused(given: list[tuple[str, str]]) -
     out, err = io.StringIO(), io.StringIO()
     redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     with redirected[0], redirected[1], pytest.raises(SystemExit) as stop:
-        cli.main(lambda: made.append(configs.parse(args)))
+        cli.main(lambda: made.append(parse_flags(args)))
     assert out.getvalue() == ""
     if stop.value.code == 0:
         assert configs.from_json(configs.to_json(made[0])) == made[0]

@@ -13,11 +13,10 @@ from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry, HRMConfig
 from kernels.goal_loss import goal_loss_reference
 from tests.tiny import TINY, all_goals
-from train.config import Config, fit_model_to_board
-from train.dqn import Trainer
-from train.dqn_config import DQNConfig
+from train.config import Config, DQNConfig, fit_model_to_board
 from train.replay import Replay, Transition
 from train.targets import goals_target
+from train.trainer import Trainer
 
 CPU = torch.device("cpu")
 COLUMNS = 4
@@ -240,7 +239,7 @@ def test_the_goal_is_seen_by_no_model_but_read_by_all() -> None:
     hrm, mazes = model(), MazeBatch(replace(WALLED, map=BOARD), num_envs=5, seed=2)
     obs = mazes.reset()
     bare = obs.masked_fill((obs == ord(">")) | (obs == ord("<")), ord("."))
-    assert torch.equal(hrm.embedding(obs), hrm.embedding(bare))
+    assert torch.equal(hrm.shown(obs), hrm.shown(bare))
     goal = (obs == ord(">")).int().argmax(1)
     q, _ = hrm.decide(obs)
     torch.testing.assert_close(q, hrm.goal_values(bare)[torch.arange(5), goal])

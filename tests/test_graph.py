@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.tiny import TINY, all_goals
 from train.config import Config
-from train.dqn import Trainer
+from train.trainer import Trainer
 
 pytestmark = pytest.mark.triton
 CPU = torch.device("cpu")

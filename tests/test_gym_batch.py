@@ -26,6 +26,7 @@ from envs.gym_tokens import tokens_of
 from train import cli
 from train import config as configs
 from train.config import PRESETS, fit_model_to_board
+from train.flags import parse as parse_flags
 
 LAKE = GymSpec("FrozenLake-v1", '{"is_slippery": false}')
 
@@ -217,7 +218,7 @@ def test_environments_that_do_not_fit(
     monkeypatch.setattr(Liar, "action_space", Box(0, 1, (1,)))
     gymnasium.registry.setdefault("tests/Pump-v0", gymnasium.spec("tests/Liar-v0"))
     with pytest.raises(SystemExit) as stop:
-        cli.main(lambda: configs.parse(["--preset", "quick", "--env", text]) and None)
+        cli.main(lambda: parse_flags(["--preset", "quick", "--env", text]) and None)
     out, err = capsys.readouterr()
     assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
     assert words in err
@@ -245,7 +246,7 @@ def test_a_module_is_imported_for_a_flag_and_never_for_a_file(
         "gymnasium.register('Mine-v0', 'gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    config = configs.parse(["--preset", "quick", "--env", "gym:my_lakes:Mine-v0"])
+    config = parse_flags(["--preset", "quick", "--env", "gym:my_lakes:Mine-v0"])
     assert config.env.id == "Mine-v0" and config.hrm.vocab == 16
     assert "my_lakes" not in configs.to_json(config)
     del sys.modules["my_lakes"]

@@ -14,8 +14,12 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
 from gymnasium.wrappers import TimeLimit
 
 from envs import GymBatch, GymSpec, gym_episodes
-from train import cli, dqn, evaluate, watch, watch_gym
-from train import config as configs
+from hrm_fast import HRM
+from train import cli, dqn, evaluate
+from train.episodes import random_walker
+from train.flags import parse as parse_flags
+from train.watch import __main__ as watch
+from train.watch import gym
 
 CPU = torch.device("cpu")
 FEW = (
@@ -359,7 +363,7 @@ def test_training_and_evaluation_close_what_they_make(
         (("--env.id", "FrozenLake-v1"), "env.id is 'FrozenLake-v1': expected tests/Toy-v0"),
     ):
         with pytest.raises(ValueError) as error:
-            configs.parse(["--resume", folder, *flags])
+            parse_flags(["--resume", folder, *flags])
         assert words in str(error.value)
 
 
@@ -368,7 +372,7 @@ def test_training_and_evaluation_close_what_they_make(
 )
 def test_flags_of_other_environments_beside_a_maze(flags: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="is of another environment than a maze: expected --env g"):
-        configs.parse(["--preset", "quick", *flags])
+        parse_flags(["--preset", "quick", *flags])
 
 
 @pytest.mark.parametrize("since", [0, 3])
@@ -376,7 +380,7 @@ def test_what_fails_halfway_is_closed(since: int, monkeypatch: pytest.MonkeyPatc
     assert TOY.cells == 4
     spoiled(monkeypatch, "step", at(1, float("nan")), since)
     with pytest.raises(ValueError, match="reward is nan"):
-        evaluate.rollout(TOY, evaluate.random_walker(2, 1), 5, 1, CPU)
+        evaluate.rollout(TOY, random_walker(2, 1), 5, 1, CPU)
     assert Toy.made > 5 and not Toy.open
     monkeypatch.setattr(Toy, "most", Toy.made + 3)
     with pytest.raises(ValueError, match=r"gym:tests/Toy-v0 .MemoryError: no more of them"):
@@ -387,7 +391,7 @@ def test_what_fails_halfway_is_closed(since: int, monkeypatch: pytest.MonkeyPatc
 def test_closing_may_fail_and_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "method", "close")
     with pytest.warns(UserWarning, match="raises in close .RuntimeError: closed before") as told:
-        result = evaluate.rollout(TOY, evaluate.random_walker(2, 1), 5, 1, CPU)
+        result = evaluate.rollout(TOY, random_walker(2, 1), 5, 1, CPU)
     assert (result.mean_length, result.mean_return, len(told)) == (6, 6, 1)
     assert Toy.made > 5 and not Toy.open
 
@@ -401,10 +405,10 @@ def test_closing_may_fail_and_is_told_once(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_what_cannot_be_drawn(spoil: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--preset", "quick", "--env", "gym:tests/Toy-v0"]
-    config = configs.parse(flags)
+    config = parse_flags(flags)
     spoiled(monkeypatch, "render", spoil)
     with pytest.raises(ValueError) as error:
-        next(watch_gym.scenes(dqn.HRM(config.hrm), TOY, 1, 0))
+        next(gym.scenes(HRM(config.hrm), TOY, 1, 0))
     assert words in str(error.value) and not Toy.open
 
 

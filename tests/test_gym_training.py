@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import torch
 
 from envs import GymSpec, MazeSpec
 from hrm_fast import HRM
-from train import checkpoint, cli, dqn, evaluate, state, watch
+from train import cli, dqn, evaluate
 from train import config as configs
 from train.config import PRESETS
-from train.dqn import Trainer
+from train.episodes import Walker, random_walker
+from train.files import checkpoint
+from train.flags import parse as parse_flags
+from train.run import state
+from train.trainer import Trainer
+from train.watch import __main__ as watch
 
 LAKE = GymSpec("FrozenLake-v1", '{"is_slippery": false}')
 CLIFF = GymSpec("CliffWalking-v1")
@@ -22,7 +28,7 @@ CPU = torch.device("cpu")
 
 def small_config(env: GymSpec, *flags: str) -> configs.Config:
     start = ["--preset", "quick", "--env", f"gym:{env.id}", "--env.options", env.options]
-    return configs.parse([*start, *flags])
+    return parse_flags([*start, *flags])
 
 
 def test_flags_and_json() -> None:
@@ -43,7 +49,7 @@ def test_flags_and_json() -> None:
 def test_a_config_is_read_without_making_its_environment(tmp_path: Path) -> None:
     """So that an agent loads where its environment's package is missing."""
     config = small_config(LAKE)
-    gone = configs.replace(config, env=GymSpec("MiniHack-Gone-v0"))
+    gone = replace(config, env=GymSpec("MiniHack-Gone-v0"))
     checkpoint.save(tmp_path / "x.safetensors", HRM(config.hrm), gone)
     assert checkpoint.load(tmp_path / "x.safetensors")[0] == gone
 
@@ -51,7 +57,7 @@ def test_a_config_is_read_without_making_its_environment(tmp_path: Path) -> None
 def test_an_agent_of_fewer_tokens_is_not_let_in(tmp_path: Path) -> None:
     """Its environment's numbers would be read beyond its embedding's table."""
     config = small_config(LAKE)
-    small = configs.replace(config, hrm=configs.replace(config.hrm, vocab=9))
+    small = replace(config, hrm=replace(config.hrm, vocab=9))
     checkpoint.save(tmp_path / "x.safetensors", HRM(small.hrm), small)
     with pytest.raises(ValueError, match="vocab of FrozenLake-v1 is 16: expected at most 9"):
         evaluate.program(str(tmp_path / "x.safetensors"))
@@ -71,9 +77,7 @@ def test_learns_a_frozen_lake() -> None:
 
 def test_evaluation_repeats_and_its_waves_are_different_episodes() -> None:
     spec = GymSpec("Blackjack-v1")
-    results = [
-        evaluate.rollout(spec, evaluate.random_walker(2, 1), n, 1, CPU) for n in (100, 100, 64)
-    ]
+    results = [evaluate.rollout(spec, random_walker(2, 1), n, 1, CPU) for n in (100, 100, 64)]
     assert results[0] == results[1]
     assert results[0].mean_return != results[2].mean_return
     assert 0 < results[0].success < 0.5 and results[0].mean_return < 0
@@ -83,7 +87,7 @@ def test_every_walker_is_judged_on_the_same_episodes() -> None:
     """Though a wave that took longer has begun more of them."""
     seen: list[dict[int, list[int]]] = [{}, {}]
 
-    def walker(always: int) -> evaluate.Walker:
+    def walker(always: int) -> Walker:
         def walk(_: Any, obs: torch.Tensor, walking: torch.Tensor) -> torch.Tensor:
             for episode, board in zip(walking.tolist(), obs.tolist(), strict=True):
                 seen[always].setdefault(episode, board)

@@ -13,10 +13,11 @@ import pytest
 from test_continuation import CPU
 
 from tests.tiny import TINY
-from train import checkpoint
-from train.dqn import Trainer
-from train.run import Run, choose_folder
-from train.state import STATE
+from train.files import checkpoint
+from train.run.folder import choose_folder
+from train.run.run import Run
+from train.run.state import STATE
+from train.trainer import Trainer
 
 FLAGS = (
     *("--preset", "quick", "--device", "cpu", "--dqn.num-mazes", "8", "--dqn.batch-size", "8"),

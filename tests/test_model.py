@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from hrm_fast import HRM, Carry, HRMConfig, halting_loss
+from hrm_fast.backends.cuda import unusable
+from hrm_fast.backends.plain import Parts
 from hrm_fast.layers import level, rope_tables, truncated_normal
 from kernels.attention_block import attend, attention_block_reference, rotate
-from kernels.cuda import unusable
 from kernels.ops import REFERENCE
 from kernels.rms_norm import rms_norm
 from kernels.swiglu_block import swiglu_block_reference
@@ -48,6 +49,13 @@ def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def embedded(hrm: HRM, tokens: torch.Tensor) -> tuple[Parts, torch.Tensor]:
+    """The parameters by name, and e [B, T, D]."""
+    plain = hrm.backends.reference
+    parts = plain.parts(hrm.in_order())
+    return parts, plain.embedding(parts, hrm.shown(tokens))
+
+
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("q_token", ["last", "agent", "mean", "goal"])
 def test_gradients_against_central_differences(positions: str, q_token: str) -> None:
@@ -80,17 +88,15 @@ def test_only_the_last_calls_carry_gradient() -> None:
     hrm.zero_grad()
 
     z_H, z_L = carry
-    weights = {m: [b.weights(torch.float64) for b in getattr(hrm, m)] for m in "HL"}
-    rope = (hrm.rope_cos, hrm.rope_sin)
+    parts, e = embedded(hrm, tokens)
     with torch.no_grad():
-        e = hrm.embedding(tokens)
         for _ in range(3):
-            z_L = level(REFERENCE, z_L, z_H + e, weights["L"], 2, rope)
-        z_H = level(REFERENCE, z_H, z_L, weights["H"], 2, rope)
+            z_L = level(REFERENCE, z_L, z_H + e, parts.L, 2, parts.rope)
+        z_H = level(REFERENCE, z_H, z_L, parts.H, 2, parts.rope)
         for _ in range(2):
-            z_L = level(REFERENCE, z_L, z_H + e, weights["L"], 2, rope)
-    z_L = level(REFERENCE, z_L, z_H + hrm.embedding(tokens), weights["L"], 2, rope)
-    z_H = level(REFERENCE, z_H, z_L, weights["H"], 2, rope)
+            z_L = level(REFERENCE, z_L, z_H + e, parts.L, 2, parts.rope)
+    z_L = level(REFERENCE, z_L, z_H + e, parts.L, 2, parts.rope)
+    z_H = level(REFERENCE, z_H, z_L, parts.H, 2, parts.rope)
     F.linear(z_H[:, -1], hrm.q_head).square().sum().backward()
     for name, parameter in hrm.named_parameters():
         torch.testing.assert_close(actual[name], parameter.grad, msg=name)
@@ -168,9 +174,10 @@ def test_embedding() -> None:
     plain = torch.cat((hrm.puzzle.expand(2, 1, -1), hrm.embed[tokens.long()]), 1)
     assert hrm.position is not None
     expected = math.sqrt(8) * math.sqrt(0.5) * (plain + hrm.position)
-    torch.testing.assert_close(hrm.embedding(tokens), expected)
-    hrm.position = None
-    torch.testing.assert_close(hrm.embedding(tokens), math.sqrt(8) * plain)
+    torch.testing.assert_close(embedded(hrm, tokens)[1], expected)
+    without = model(positions="rope")
+    without.load_state_dict(hrm.state_dict(), strict=False)
+    torch.testing.assert_close(embedded(without, tokens)[1], math.sqrt(8) * plain)
 
 
 def test_rope2d_sees_only_the_difference_of_rows_and_columns() -> None:
@@ -259,8 +266,8 @@ def test_initialisation() -> None:
     assert not hrm.puzzle.any() and not hrm.halt_head.weight.any()
     assert (hrm.halt_head.bias == -5).all()
     assert not model(zero_head=True).q_head.any() and model().q_head.any()
-    assert "start_H" in hrm.state_dict() and "rope_cos" not in hrm.state_dict()
-    assert model(positions="learned").rope_cos is None
+    assert "start_H" in hrm.state_dict()
+    assert embedded(model(positions="learned"), boards(1))[0].rope is None
 
 
 def test_a_halted_board_keeps_its_states() -> None:
@@ -283,8 +290,9 @@ def test_a_halted_board_keeps_its_states() -> None:
 
 def test_decide_stops_when_all_have_halted(monkeypatch: pytest.MonkeyPatch) -> None:
     hrm, tokens, calls = model(halting=True), boards(2), []
-    segment = hrm._segment
-    monkeypatch.setattr(hrm, "_segment", lambda *given: calls.append(1) or segment(*given))
+    plain = hrm.backends.reference
+    forward = plain.forward
+    monkeypatch.setattr(plain, "forward", lambda *given: calls.append(1) or forward(*given))
     hrm.decide(tokens)
     assert len(calls) == 3  # equal logits do not halt
     hrm.halt_head.bias.data[0] = 5.0
@@ -325,7 +333,7 @@ def test_bad_tokens_and_seeds() -> None:
 @pytest.mark.parametrize("mode", ["reset", "carry", "full"])
 @pytest.mark.parametrize("positions", ["rope", "rope2d+learned", "learned"])
 def test_what_nobody_reads_can_be_left_out(q_token: str, mode: str, positions: str) -> None:
-    """`act` and `segment_q` equal `decide` and `segment`, gradients included."""
+    """`act` and a segment that keeps nothing equal `decide` and `segment`, gradients included."""
     torch.manual_seed(0)
     config = HRMConfig(
         cells=12, columns=4, width=16, inner=8, h_layers=2, l_layers=1, segments=2,
@@ -345,7 +353,10 @@ def test_what_nobody_reads_can_be_left_out(q_token: str, mode: str, positions: s
     for short in (False, True):
         hrm.zero_grad()
         carry = hrm.carry_from(seed)
-        q = hrm.segment_q(carry, tokens) if short else hrm.segment(carry, tokens)[1]
+        q = hrm.segment(carry, tokens)[1]
+        if short:
+            given = hrm.in_order(), *hrm.inputs(carry, tokens)
+            q = hrm.activated(hrm.backends.reference.segment(*given, keep="none")[0])
         (q * torch.arange(4)).sum().backward()
         gradients.append({name: p.grad for name, p in hrm.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -369,7 +380,10 @@ def test_walls_have_no_token(positions: Any, q_token: Any, kernels: Any) -> None
     token = torch.tensor([0, *(cell + 1 for cell in hrm.config.seen)])
     tables = rope_tables(replace(hrm.config, walls=None))
     assert tables is not None
-    alone.rope_cos, alone.rope_sin = (table[token] for table in tables)
+    at_their_places = tuple(table[token] for table in tables)
+    for backend in (alone.backends.reference, alone.backends.engine):
+        if backend is not None:
+            backend.rope = at_their_places
     boards_seen = boards(7, 9)
     tokens = torch.full((7, 12), ord("|"), dtype=torch.uint8)
     tokens[:, list(hrm.config.seen)] = boards_seen

@@ -11,7 +11,9 @@ import torch
 
 from hrm_fast import HRM, HRMConfig, to_reference
 from tests.test_from_reference import Recorded
-from train import checkpoint, cli, evaluate, peer
+from train import cli, evaluate
+from train.config import from_json, to_json
+from train.files import peer
 
 ARCH = {
     "H_cycles": 2, "L_cycles": 2, "H_layers": 1, "L_layers": 1, "hidden_size": 64, "expansion": 4.0,
@@ -80,7 +82,7 @@ def test_numbers_of_numpy(tmp_path: Path) -> None:
     config, _ = peer.load(path)
     assert (config.hrm.segments, type(config.hrm.segments)) == (8, int)
     assert (config.env.p_change, config.hrm.carry) == (0.5, "carry")
-    assert checkpoint.configs.from_json(checkpoint.configs.to_json(config)) == config
+    assert from_json(to_json(config)) == config
     torch.save({"x": [np.float64(1.5)]}, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b"cnumpy._core.", b"cnumpy.core."))
     assert b"cnumpy.core.multiarray" in path.read_bytes()

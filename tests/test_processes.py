@@ -27,12 +27,17 @@ from test_continuation import small
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, HRMConfig
-from train import checkpoint, cli, dqn, figures, memory
-from train import config as configs
+from train import cli, dqn
+from train.analyse import figures
 from train.config import PRESETS, Config
-from train.dqn import Trainer
-from train.run import Run, name_folder
-from train.state import STATE
+from train.files import checkpoint
+from train.files.writing import replacing, write_text
+from train.flags import parse as parse_flags
+from train.machine import memory
+from train.run.folder import name_folder
+from train.run.run import Run
+from train.run.state import STATE
+from train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,9 +52,8 @@ def built() -> tuple[MazeBatch, HRM]:
     """Mazes and a model, each with three threads."""
     torch.manual_seed(0)
     hrm = HRM(CONFIG)
-    engine = hrm._fused()
-    assert engine is not None
-    engine.threads = 3
+    assert hrm.backends.engine is not None
+    hrm.backends.engine.threads = 3
     return MazeBatch(SPEC, 96, seed=5, threads=3), hrm
 
 
@@ -251,7 +255,7 @@ def small_run(folder: Path, **changes: Any) -> Config:
 
 
 def test_training_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configs, "parse", lambda **_: small_run(tmp_path / "a"))
+    monkeypatch.setattr("train.flags.parse", lambda **_: small_run(tmp_path / "a"))
     statuses: list[object] = []
 
     def main() -> None:
@@ -336,11 +340,11 @@ def test_limits_of_containers(version: str, tmp_path: Path) -> None:
 def test_home_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     for flags in (["--run-dir=~/r1"], ["--run-dir", "~/r1"]):
-        assert configs.parse(["--preset", "quick", *flags]).run_dir == "/home/me/r1"
-    assert configs.parse(["--preset", "quick", "--run-dir=a~"]).run_dir == "a~"
+        assert parse_flags(["--preset", "quick", *flags]).run_dir == "/home/me/r1"
+    assert parse_flags(["--preset", "quick", "--run-dir=a~"]).run_dir == "a~"
     for flags in (["--resume=~/r1"], ["--resume", "~/r1"], ["--env.map=~/r1.txt"]):
         with pytest.raises((SystemExit, ValueError), match=r"/home/me/r1|2"):
-            configs.parse(["--preset", "quick", *flags])
+            parse_flags(["--preset", "quick", *flags])
     assert cli.flag(["--resume", "~/r1"], "--resume") == "/home/me/r1"
     assert cli.parse(figures.Figures, args=["~/a", "--out=~/b"]).runs == (Path("/home/me/a"),)
 
@@ -350,10 +354,10 @@ def test_an_output_that_is_a_link(tmp_path: Path) -> None:
     link, target = tmp_path / "r.json", tmp_path / "far" / "result"
     link.symlink_to("far/result")  # which is not there yet
     for text in ("one", "two"):
-        checkpoint.write_text(link, text)
+        write_text(link, text)
         assert link.is_symlink() and target.read_text() == text
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-    with pytest.raises(RuntimeError), checkpoint.replacing(link) as part:
+    with pytest.raises(RuntimeError), replacing(link) as part:
         part.write_text("half")
         raise RuntimeError
     assert target.read_text() == "two" and list((tmp_path / "far").iterdir()) == [target]
@@ -382,7 +386,7 @@ def test_wandb_goes_on_with_its_run(
     (tmp_path / "wandb.py").write_text(FAKE_WANDB)
     monkeypatch.syspath_prepend(str(tmp_path))
     config = small_run(tmp_path / "a", wandb=True)
-    monkeypatch.setattr(configs, "parse", lambda **_: config)
+    monkeypatch.setattr("train.flags.parse", lambda **_: config)
     monkeypatch.setenv("NO_KEY", "1")
     with pytest.raises(SystemExit, match="2"):
         cli.main(dqn.program)

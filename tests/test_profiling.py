@@ -12,7 +12,8 @@ from hrm_fast import HRMConfig
 from profiling import bench_train, roofline, study, train_peers
 from train import cli
 from train import config as configs
-from train.log import COLUMNS
+from train.flags import parse as parse_flags
+from train.run.log import COLUMNS
 
 
 def test_flops_of_the_published_shape() -> None:
@@ -103,7 +104,7 @@ def test_a_bad_study_is_one_line(
 
 def finished(job: study.Job, successes: list[float]) -> None:
     """What train.dqn leaves of a run with an evaluation every 10 updates."""
-    config = configs.parse(job.command)
+    config = parse_flags(job.command)
     job.folder.mkdir(parents=True)
     (job.folder / "config.json").write_text(configs.to_json(config))
     (job.folder / "command").write_text(shlex.join(job.command))

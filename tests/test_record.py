@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hrm_fast import HRM, Carry, HRMConfig
-from train.record import decide_and_record
+from train.analyse.thought import decide_and_record
 
 SMALL = {"cells": 12, "width": 16, "heads": 2, "inner": 24, "h_layers": 1, "l_layers": 2}
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from train import checkpoint, remote
-from train.remote import Mirror
+from train.files import checkpoint, remote
+from train.files.remote import Mirror
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

@@ -100,6 +100,6 @@ def test_a_wheel_holds_no_module_that_is_gone(tmp_path: Path) -> None:
     command = [sys.executable, str(SETUP), "-q", "build_py", "--build-lib", str(tmp_path)]
     subprocess.run(command, check=True, cwd=SETUP.parent)
     assert not list(tmp_path.rglob("gone.py"))
-    for name in ("train/dqn.py", "train/viewer.js", "kernels/triton/attention.py"):
+    for name in ("train/dqn.py", "train/watch/page.js", "kernels/triton/attention.py"):
         assert (tmp_path / name).exists()
     assert (tmp_path / "hrm_fast_commands.py").exists()

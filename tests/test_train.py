@@ -17,12 +17,13 @@ from hrm_fast import HRM, HRMConfig
 from kernels.epsilon_greedy import epsilon_greedy_reference as epsilon_greedy
 from kernels.td_loss import td_loss_reference as td_loss
 from tests.tiny import all_goals
-from train import checkpoint, state
 from train.config import Config, DQNConfig, fit_model_to_board
-from train.dqn import Trainer
 from train.evaluate import evaluate
-from train.run import Run
+from train.files import checkpoint
+from train.run import state
+from train.run.run import Run
 from train.targets import epsilon_at, target_of
+from train.trainer import Trainer
 
 CPU = torch.device("cpu")
 TINY = fit_model_to_board(
@@ -123,8 +124,10 @@ def test_a_batch_is_trained_once_per_segment_with_one_target(
     carry, q_1 = twin.hrm.segment(carry, batch.s_tm1)
     assert not carry.z_H.requires_grad
     for segment in range(2):
-        q = q_1 if segment == 0 else twin.hrm.segment_q(carry, batch.s_tm1)
-        ((q[torch.arange(8), batch.a_tm1] - y) ** 2).mean().backward()
+        loss = ((q_1[torch.arange(8), batch.a_tm1] - y) ** 2).mean()
+        if segment == 1:
+            loss = twin.hrm.td_segment(carry, batch.s_tm1, batch.a_tm1, y, last=True)[2]
+        loss.backward()
         twin.optimiser.step()
     assert trainer.update == 2
     assert trainer.transitions == len(twin.replay) == 4 * 4
@@ -251,7 +254,8 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
         "import resource, signal, sys, torch\n"
         "from hrm_fast import HRM\n"
         "from test_train import TINY\n"
-        "from train import checkpoint, cli\n"
+        "from train import cli\n"
+        "from train.files import checkpoint\n"
         "from pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"

@@ -17,9 +17,8 @@ pytest.importorskip("kernels.triton.common")  # before Triton itself: chooses it
 from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig
 from kernels import ops
-from train.config import Config, fit_model_to_board
-from train.dqn import Trainer
-from train.dqn_config import DQNConfig
+from train.config import Config, DQNConfig, fit_model_to_board
+from train.trainer import Trainer
 
 pytestmark = pytest.mark.triton
 

@@ -16,11 +16,13 @@ from test_cli import Attack
 from test_continuation import CPU
 
 from hrm_fast import HRM
-from train import checkpoint, cli, state
+from train import cli
 from train import config as configs
 from train.config import PRESETS, Config
-from train.dqn import Trainer
-from train.state import PREVIOUS, STATE
+from train.files import checkpoint
+from train.run import state
+from train.run.state import PREVIOUS, STATE
+from train.trainer import Trainer
 
 QUICK = PRESETS["quick"]
 

@@ -10,7 +10,7 @@ from test_viewer import SPEC, model, record
 
 from envs import MazeSpec
 from profiling import browser
-from train import viewer
+from train.watch import page
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def data(tab: browser.Tab, tmp_path: Path) -> dict[str, Any]:
 def opened(tab: browser.Tab, folder: Path, recorded: dict[str, Any]) -> dict[str, Any]:
     tab.look()
     tab.requests.clear()
-    viewer.write(folder / "page.html", lambda: recorded)
+    page.write(folder / "page.html", lambda: recorded)
     tab.open(folder / "page.html")
     return recorded
 
@@ -191,7 +191,7 @@ def test_a_model_without_steps_of_thought_says_so(tab: browser.Tab, tmp_path: Pa
 def test_eight_actions_and_a_view_of_two_cells(tab: browser.Tab, tmp_path: Path) -> None:
     spec = MazeSpec(map="corridors", actions=8, view_radius=2, max_steps=5)
     config, hrm = model(spec, carry="full")
-    data = opened(tab, tmp_path, viewer.record(hrm, config, 1, 1, 0, None))
+    data = opened(tab, tmp_path, page.record(hrm, config, 1, 1, 0, None))
     first = data["episodes"][0]["moments"][0]
     assert "?" in first["board"] and len(first["q"][0]) == 8
     shown = tab.js(SHOWN)

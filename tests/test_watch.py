@@ -17,8 +17,12 @@ from PIL import Image
 from envs import MazeBatch, MazeSpec
 from envs.render import COLOURS
 from hrm_fast import HRM, HRMConfig
-from train import checkpoint, cli, play, watch
+from train import cli, play
 from train.config import SEED_LIMIT, Config, fit_model_to_board
+from train.files import checkpoint
+from train.watch import __main__ as watch
+from train.watch.film import FAINT, picture, write_gif
+from train.watch.terminal import Moment, doors_changed, moments, text_of
 
 SPEC = MazeSpec(map="room", size=3, max_steps=6)
 
@@ -53,7 +57,7 @@ def run(monkeypatch, capsys):
 def test_moments_are_the_greedy_episodes(saved):
     """Boards and Q values of a loop written out by hand, z starting anew at every episode."""
     _, hrm = saved
-    played = list(watch.moments(hrm, SPEC, 4, seed=5))
+    played = list(moments(hrm, SPEC, 4, seed=5))
     mazes = MazeBatch(SPEC, 1, seed=5)
     obs, z, episode, step, result = mazes.reset(), None, 1, 0, None
     for moment in played:
@@ -82,7 +86,7 @@ def test_doors_changed():
         after = mazes.step(np.zeros(1, np.int64)).final_obs.numpy().reshape(11, 11)
         doors = [(2, 5), (5, 1), (6, 8), (9, 5)]
         really = any((before[d] == ord("|")) != (after[d] == ord("|")) for d in doors)
-        said.append(watch.doors_changed(before, after, spec))
+        said.append(doors_changed(before, after, spec))
         assert said[-1] == really
         before = after
     assert set(said) == {True, False}
@@ -91,8 +95,8 @@ def test_doors_changed():
 def test_page_marks_the_chosen_action():
     spec = MazeSpec(map=("@>", ".."))
     board = np.frombuffer(b"@>..", np.uint8).reshape(2, 2)
-    moment = watch.Moment(2, 3, board, -0.01, True, [0.5, 1.25, -0.1, 0.0], "")
-    assert watch.page(moment, spec, colour=False).split("\n") == [
+    moment = Moment(2, 3, board, -0.01, True, [0.5, 1.25, -0.1, 0.0], "")
+    assert text_of(moment, spec, colour=False).split("\n") == [
         "episode 2  step 3  reward -0.01  doors changed",
         "@>   N   0.500   ======",
         "..   E   1.250 < ============",
@@ -105,8 +109,8 @@ def test_watch_prints_plain_lines_where_stdout_is_no_terminal(saved, run):
     path, hrm = saved
     code, out, err = run(watch, path.parent, "--episodes", 2, "--seed", 3)
     assert (code, err) == (0, "")
-    played = list(watch.moments(hrm, SPEC, 2, SEED_LIMIT + 3))
-    assert out == "".join(watch.page(m, SPEC, colour=False) + "\n\n" for m in played)
+    played = list(moments(hrm, SPEC, 2, SEED_LIMIT + 3))
+    assert out == "".join(text_of(m, SPEC, colour=False) + "\n\n" for m in played)
     assert "\x1b" not in out
 
 
@@ -115,7 +119,7 @@ def test_watch_writes_a_gif(saved, run, tmp_path):
     gif = tmp_path / "agent.gif"
     args = ("--episodes", 2, "--gif", gif, "--delay", 0.1, "--tile", 16)
     code, out, err = run(watch, path, *args)
-    played = list(watch.moments(hrm, SPEC, 2, SEED_LIMIT))
+    played = list(moments(hrm, SPEC, 2, SEED_LIMIT))
     assert (code, err) == (0, "")
     assert out == f"{gif}: {len(played)} frames, 2 episodes\n"
     assert os.listdir(tmp_path) == ["agent.gif"]
@@ -125,7 +129,7 @@ def test_watch_writes_a_gif(saved, run, tmp_path):
             image.seek(i)
             assert image.info["duration"] == (400 if moment.end else 100)
             drawn = np.asarray(image.convert("RGB")).astype(int)
-            wanted = np.asarray(watch.picture(moment, SPEC, 16)).astype(int)
+            wanted = np.asarray(picture(moment, SPEC, 16)).astype(int)
             assert np.abs(drawn - wanted).mean() < 2  # at most 256 colours
 
 
@@ -134,21 +138,21 @@ def test_picture_shows_the_q_values_as_bars():
     board[0, 0], board[2, 2] = ord("@"), ord(">")
 
     def bar(moment, colour):
-        panel = np.asarray(watch.picture(moment, SPEC, 16))[:, 3 * 16 :]
+        panel = np.asarray(picture(moment, SPEC, 16))[:, 3 * 16 :]
         return (panel == colour).all(-1).sum()
 
-    moment = watch.Moment(1, 0, board, 0.0, False, [0.0, 0.9, 0.0, 0.0], "")
+    moment = Moment(1, 0, board, 0.0, False, [0.0, 0.9, 0.0, 0.0], "")
     blue = bar(moment, COLOURS["@"])
     assert blue > 2 * bar(moment._replace(q=[0.0, 0.4, 0.0, 0.0]), COLOURS["@"]) > 0
     assert blue == bar(moment._replace(q=[0.9, 0.0, 0.0, 0.0]), COLOURS["@"])
-    assert bar(moment._replace(q=[0.8, 0.9, 0.0, 0.0]), watch.FAINT) > 500
+    assert bar(moment._replace(q=[0.8, 0.9, 0.0, 0.0]), FAINT) > 500
 
 
 def test_watch_thinks_as_many_segments_as_asked(saved, run):
     path, hrm = saved
     code, out, _ = run(watch, path, "--episodes", 1, "--segments", 3)
-    played = list(watch.moments(hrm, SPEC, 1, SEED_LIMIT, 3))
-    assert (code, out) == (0, "".join(watch.page(m, SPEC, colour=False) + "\n\n" for m in played))
+    played = list(moments(hrm, SPEC, 1, SEED_LIMIT, 3))
+    assert (code, out) == (0, "".join(text_of(m, SPEC, colour=False) + "\n\n" for m in played))
     obs = MazeBatch(SPEC, 1, seed=SEED_LIMIT).reset()
     assert played[0].q == hrm.decide(obs, segments=3)[0][0].tolist()
     assert played[0].q != hrm.decide(obs)[0][0].tolist()
@@ -160,11 +164,11 @@ def test_watch_writes_a_video(saved, run, tmp_path, tile):
     path, hrm = saved
     video = tmp_path / "agent.mp4"
     code, out, err = run(watch, path, "--episodes", 2, "--mp4", video, "--tile", tile)
-    played = list(watch.moments(hrm, SPEC, 2, SEED_LIMIT))
+    played = list(moments(hrm, SPEC, 2, SEED_LIMIT))
     assert (code, err) == (0, "")
     assert out == f"{video}: {len(played)} frames, 2 episodes\n"
     assert os.listdir(tmp_path) == ["agent.mp4"]
-    wanted = [np.asarray(watch.picture(m, SPEC, tile)).astype(int) for m in played]
+    wanted = [np.asarray(picture(m, SPEC, tile)).astype(int) for m in played]
     rows, cols = (-(-side // 2) * 2 for side in wanted[0].shape[:2])
     decode = ("ffmpeg", "-v", "error", "-i", video, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
     raw = subprocess.run(decode, check=True, capture_output=True).stdout
@@ -216,9 +220,11 @@ def test_watch_refuses_what_is_no_checkpoint(saved, run, tmp_path, what):
 def test_watch_leaves_no_unfinished_gif(saved, tmp_path, monkeypatch):
     gif = tmp_path / "agent.gif"
     gif.write_text("earlier")
-    monkeypatch.setattr(watch, "picture", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(
+        "train.watch.film.picture", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+    )
     with pytest.raises(OSError, match="could not be written"):
-        watch.write_gif(gif, watch.moments(saved[1], SPEC, 1, 0), SPEC, 16, 0.1)
+        write_gif(gif, moments(saved[1], SPEC, 1, 0), SPEC, 16, 0.1)
     assert os.listdir(tmp_path) == ["agent.gif"] and gif.read_text() == "earlier"
 
 

@@ -12,8 +12,7 @@ from envs import GymBatch, GymSpec, MazeBatch, MazeSpec
 from envs.gymnasium_env import MazeEnv, MazeVectorEnv
 from hrm_fast import HRM, HRMConfig
 from train import config as configs
-from train.config import Config
-from train.dqn_config import DQNConfig
+from train.config import Config, DQNConfig
 
 
 class Five(enum.IntEnum):

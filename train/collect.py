@@ -5,8 +5,8 @@ from torch import Tensor
 
 from envs import GymSpec, MazeSpec, make_batch
 from hrm_fast import HRM, Carry
-from train import distributed
-from train.dqn_config import DQNConfig
+from train.config import DQNConfig
+from train.machine import ranks
 from train.replay import Transition, select
 
 
@@ -18,7 +18,7 @@ class Collector:
     ) -> None:
         device = hrm.puzzle.device
         self.config = config
-        first = distributed.rank() * config.num_mazes
+        first = ranks.rank() * config.num_mazes
         self.mazes = make_batch(spec, config.num_mazes, random_seed, device, first)
         self.obs = self.mazes.reset()  # uint8 [N, cells]
         self.seed = Carry(*(z.clone() for z in hrm.start_seed(config.num_mazes)))
@@ -67,7 +67,7 @@ class Collector:
 
     def finished(self) -> tuple[float, float, float, float]:
         """Episodes of all ranks since the last call, success rate, mean length, mean return."""
-        episodes, *sums = distributed.total(self._finished).tolist()
+        episodes, *sums = ranks.all_reduce_sum(self._finished).tolist()
         self._finished.zero_()
         success, length, total = (x / max(episodes, 1) for x in sums)
         return episodes, success, length, total

@@ -7,7 +7,6 @@ Also checkpoints of the published code: HRM-Agent's `.ckpt`, and with --puzzles 
 
 import json
 import math
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,10 +17,15 @@ import tyro
 from torch import Tensor
 
 from envs import GymBatch, GymSpec, MazeBatch, MazeSpec, make_batch
-from hrm_fast import HRM, Carry
-from train import agents, cli, distributed, peer
-from train.checkpoint import load, write_text
-from train.config import SEED_LIMIT, Config, choose_device, require
+from hrm_fast import HRM
+from train import cli
+from train.config import SEED_LIMIT, Config, require
+from train.episodes import Batch, Walker, greedy, random_walker, shortest_path_walker, walk
+from train.files import agents, peer
+from train.files.checkpoint import load
+from train.files.writing import write_text
+from train.machine import ranks
+from train.machine.device import choose_device
 
 SELECTION_SEED = 0  # of the evaluations during training, that choose the best checkpoint
 
@@ -30,10 +34,6 @@ DISTANCES = {  # of the goal at the start: the shortest path's least and most st
     "cut off": (-1, -1),  # by closed doors
 }  # fmt: skip
 AT_ONCE = 64  # Gymnasium environments that walk side by side
-Batch = MazeBatch | GymBatch
-
-# (mazes, boards that still walk uint8 [n, cells], their episodes int64 [n]) -> actions int64 [n]
-Walker = Callable[[Batch, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def rollout(
             _walk(mazes, walker, first, min(wave, episodes - first))
             for first in range(0, episodes, wave)
         ]
-    walks = Walks(*(distributed.joined(torch.cat(x)) for x in zip(*waves, strict=True)))
+    walks = Walks(*(ranks.all_gather(torch.cat(x)) for x in zip(*waves, strict=True)))
     return _summary(walks, DISTANCES if isinstance(spec, MazeSpec) else {})
 
 
 def _walk(mazes: Batch, walker: Walker, first: int, count: int) -> Walks:
-    """One episode in each of the first `count` mazes; those that have ended are no longer asked."""
+    """One episode in each of the first `count` mazes."""
     if isinstance(mazes, GymBatch):  # whatever has begun since the wave before
         number = torch.tensor(first, dtype=torch.int64, device="cpu")
         mazes.set_state({"episodes": number.expand(mazes.num_envs)})
@@ -93,16 +93,14 @@ def _walk(mazes: Batch, walker: Walker, first: int, count: int) -> Walks:
     shortest = torch.full_like(length, -1)
     if isinstance(mazes, MazeBatch):
         shortest = mazes.shortest_path()[0].long()
-    walking = torch.arange(count, dtype=torch.int64, device=mazes.device)
-    while len(walking):
-        action = torch.zeros_like(length)
-        action[walking] = walker(mazes, obs[walking], first + walking)
-        step = mazes.step(action)
+
+    def numbered(mazes: Batch, obs: Tensor, walking: Tensor) -> Tensor:
+        return walker(mazes, obs, first + walking)
+
+    for walking, step, _ in walk(mazes, numbered, obs, count):
         length[walking] += 1
         total[walking] += step.reward[walking]
         solved[walking] = step.solved[walking]
-        walking = walking[~(step.terminated | step.truncated)[walking]]
-        obs = step.obs
     return Walks(*(x[:count] for x in (solved, length, total, shortest)))
 
 
@@ -127,38 +125,8 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
 
 
-def greedy(hrm: HRM, episodes: int, segments: int | None = None) -> Walker:
-    """The agent without exploration; keeps every maze's seed between its decisions."""
-    seed = Carry(*(z.clone() for z in hrm.start_seed(episodes)))
-
-    def walk(_: Batch, obs: Tensor, walking: Tensor) -> Tensor:
-        q, carry = hrm.decide(obs, Carry(seed.z_H[walking], seed.z_L[walking]), segments)
-        seed.z_H[walking], seed.z_L[walking] = hrm.seed(carry)
-        return q.argmax(-1)
-
-    return walk
-
-
-def random_walker(actions: int, seed: int) -> Walker:
-    generator = torch.Generator("cpu").manual_seed(seed)
-
-    def walk(_: Batch, __: Tensor, walking: Tensor) -> Tensor:
-        chosen = torch.randint(
-            actions, (len(walking),), generator=generator, dtype=torch.int64, device="cpu"
-        )
-        return chosen.to(walking.device)
-
-    return walk
-
-
-def shortest_path_walker(mazes: Batch, _: Tensor, walking: Tensor) -> Tensor:
-    """Plans a shortest path anew at every step on the board as it is; mazes only."""
-    assert isinstance(mazes, MazeBatch)
-    return mazes.shortest_path()[1][walking]
-
-
 def evaluate(hrm: HRM, spec: MazeSpec | GymSpec, episodes: int, seed: int) -> Result:
-    begin, count = distributed.share(episodes)
+    begin, count = ranks.share(episodes)
     return rollout(spec, greedy(hrm, count), count, seed, hrm.puzzle.device, begin)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from hrm_fast import HRM
 from kernels.adam_atan2 import adam_atan2
 from kernels.muon import muon
-from train import distributed
 from train.config import Config, DQNConfig
+from train.machine import ranks
 
 
 def flatten(hrm: HRM, matrices: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ class Optimiser:
         over in microseconds; and it orders them anew after its first update, so that three ranks
         or more would not go on bit for bit from a saved state.
         """
-        distributed.average(self.grad)
+        ranks.all_reduce_mean(self.grad)
         if self.config.dqn.max_grad_norm > 0:
             norm = self.grad.norm().clamp(min=self.config.dqn.max_grad_norm)
             self.grad.mul_(self.config.dqn.max_grad_norm / norm)

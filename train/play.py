@@ -21,7 +21,7 @@ import tyro
 from envs import MazeBatch, MazeSpec
 from envs.render import Bytes, ansi
 from train import cli
-from train.watch import doors_changed, draws_colour
+from train.watch.terminal import doors_changed, draws_colour
 
 N, E, S, W, NE, SE, SW, NW = range(8)
 KEYS = {

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hrm_fast import Carry
-from train import memory
 from train.config import DQNConfig
+from train.machine import memory
 
 AGENT = ord("@")
 
@@ -35,7 +35,7 @@ class Transition(NamedTuple):
 
 
 class Replay:
-    """Keeps the last `config.replay_size` transitions of N mazes.
+    """Keeps the last `DQNConfig.replay_size` transitions of N mazes.
 
     obs [N, cells] and seed [N, ...] are examples of what will be added.
 

@@ -1,5 +1,5 @@
-// Python's view of the decision kernel. Addresses come from kernels/cuda.py, which checks every
-// tensor; here sizes and alignment are checked once more before a launch.
+// Python's view of the decision kernel. Addresses come from hrm_fast/backends/cuda.py, which checks
+// every tensor; here sizes and alignment are checked once more before a launch.
 #include "hrm/bind_cuda.h"
 
 #include <pybind11/stl.h>

@@ -37,7 +37,7 @@ struct DecidePlan {
 // Everything by address. Numbers "E" have the model's type. T = cells + 1.
 struct DecideArgs {
     // the model
-    const void *weights;   // E, packed (kernels/cuda.py)
+    const void *weights;   // E, packed (backends/cuda.py)
     const float *table;    // [1 + V, D] puzzle token and embeddings, times their scale
     const float *position; // [T, D] times the scale, or null
     const float *head;     // [A, D]

@@ -208,7 +208,7 @@ def attention_block(
     rows: Tensor | None = None,
     injection: Tensor | None = None,
 ) -> Tensor:
-    """As `kernels.attention_block.attention_block` of x = z + injection, all tokens computed."""
+    """As `attention_block.attention_block_reference` of x = z + injection, all tokens computed."""
     given = z, injection, w_qkv, w_o, heads, *(rope or (None, None))
     y = _AttentionBlock.apply(*given) if torch.is_grad_enabled() else forward_op(*given, False)[0]
     if rows is None:

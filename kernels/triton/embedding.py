@@ -170,7 +170,7 @@ def embedding(
     scale: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """As `kernels.embedding.embedding`; a token beyond the vocabulary gives NaN.
+    """As `embedding.embedding_reference`; a token beyond the vocabulary gives NaN.
 
     ValueError: a shape does not fit the others, or tokens are no bytes.
     """

@@ -47,7 +47,7 @@ op = register(
 
 @torch.no_grad()
 def epsilon_greedy(q: Tensor, epsilon: float | Tensor, uniform: Tensor) -> Tensor:
-    """As `kernels.epsilon_greedy.epsilon_greedy`. ValueError: a shape or dtype does not fit."""
+    """As `epsilon_greedy.epsilon_greedy_reference`. ValueError: a shape or dtype does not fit."""
     if q.dim() != 2 or not q.numel():
         raise ValueError(f"q is {list(q.shape)}: expected [N, A], N and A at least 1")
     if not isinstance(epsilon, Tensor):

@@ -22,7 +22,7 @@ def attention_block(
     rows: Tensor | None = None,
     injection: Tensor | None = None,
 ) -> Tensor:
-    """As `kernels.attention_block.attention_block`, K up to 128, an even one with rope.
+    """As `attention_block.attention_block_reference`, K up to 128, an even one with rope.
 
     rows int64 [B, R] spare the output's product and norm the tokens that are not wanted.
     """
@@ -35,5 +35,5 @@ def attention_block(
 
 
 def swiglu_block(x: Tensor, w_gate_up: Tensor, w_down: Tensor) -> Tensor:
-    """As `kernels.swiglu_block.swiglu_block`."""
+    """As `swiglu_block.swiglu_block_reference`."""
     return add_rms(x, F.linear(swiglu(F.linear(x, w_gate_up)), w_down))

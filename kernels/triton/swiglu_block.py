@@ -150,7 +150,7 @@ class _SwigluBlock(torch.autograd.Function):
 
 
 def swiglu_block(x: Tensor, w_gate_up: Tensor, w_down: Tensor) -> Tensor:
-    """As `kernels.swiglu_block.swiglu_block`, for D up to 128."""
+    """As `swiglu_block.swiglu_block_reference`, for D up to 128."""
     if not torch.is_grad_enabled():
         return forward_op(x, w_gate_up, w_down, False)[0]
     return _SwigluBlock.apply(x, w_gate_up, w_down)

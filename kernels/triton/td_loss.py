@@ -64,7 +64,7 @@ class _TdLoss(torch.autograd.Function):
 
 
 def td_loss(q: Tensor, a_tm1: Tensor, target: Tensor) -> Tensor:
-    """As `kernels.td_loss.td_loss`; an action that does not exist makes the loss NaN.
+    """As `td_loss.td_loss_reference`; an action that does not exist makes the loss NaN.
 
     ValueError: a shape or dtype does not fit, or B is 0.
     """

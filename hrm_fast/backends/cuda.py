@@ -1,5 +1,5 @@
 """Whole decisions of an HRM in one kernel launch on a GPU: tokens in, Q values and states out
-(csrc/hrm/decide.h). No gradient.
+(csrc/hrm/decide.h). No gradient: that is left to other operations.
 
     e = scale * ([puzzle, embed(tokens)] + position)
     for h in H_cycles:  for l in L_cycles:  z_L = L(z_L + z_H + e)      blocks: attention_block.py,
@@ -7,7 +7,7 @@
     q = head z_H[read]
 
     tokens    uint8 [B, cells]    z_H, z_L  [B, T, D] in `dtype`, T = cells + 1
-    q         float32 [B, A]      parameters: as in kernels/cpu.py, float32
+    q         float32 [B, A]      parameters: as in cpu.py, float32
 
 The reference is `hrm_fast.HRM` with kernels="reference". In bfloat16 products run on tensor cores,
 sums, softmax and norms in float32; silu is off by at most |x| 2^-12, exponentials by 2^-22 of
@@ -24,8 +24,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hrm_fast.backends.plain import Plain
+from hrm_fast.backends.shape import Keep, Shape, shape_of
+from hrm_fast.config import HRMConfig
+from hrm_fast.layers import rope_tables
 from kernels.attention_block import Rope
-from kernels.cpu import Keep, Shape
 from kernels.native import CPU, _native, ptr, ptr_or_null
 
 
@@ -41,27 +44,25 @@ class Packed(NamedTuple):
 class Decider:
     """Decisions of models of one shape; ValueError: a shape that the kernel cannot compute."""
 
-    def __init__(
-        self, shape: Shape, rope: Rope | None, dtype: torch.dtype, boards: int = 0
-    ) -> None:
-        """rope: cos, sin [T, 1, K]. boards: that a CTA computes at a time, 0: two where they fit
-        and there are more boards than SMs."""
-        if dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"dtype is {dtype}: kernels 'cuda' takes float32 or bfloat16")
-        self.shape, self.dtype, self.boards = shape, dtype, boards
-        sizes = shape._asdict()
+    def __init__(self, config: HRMConfig, boards: int = 0) -> None:
+        """boards: that a CTA computes at a time, 0: two where they fit and there are more boards
+        than SMs."""
+        self.config, self.boards = config, boards
+        self.shape, is_bf16 = shape_of(config), config.dtype == "bfloat16"
+        self.dtype = torch.bfloat16 if is_bf16 else torch.float32
+        sizes = self.shape._asdict()
         del sizes["learned"]
-        self.native = _native.Decider(**sizes, bf16=dtype == torch.bfloat16)
+        self.native = _native.Decider(**sizes, bf16=is_bf16)
+        rope = rope_tables(config)
         self.rope = None if rope is None else _angles(rope)
-        self.order = block_order(shape)
+        self.order = block_order(self.shape)
         self._moved: dict[torch.device, tuple[Tensor, Tensor | None]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Decider:
         return self  # it holds nothing of a model
 
     def __reduce__(self) -> tuple[Any, ...]:
-        rope = None if self.rope is None else _rope(self.rope)
-        return Decider, (self.shape, rope, self.dtype, self.boards)
+        return Decider, (self.config, self.boards)
 
     def pack(self, parameters: Sequence[Tensor]) -> Packed:
         """The parameters as the kernel reads them: a few torch ops on their device."""
@@ -170,6 +171,60 @@ class Decider:
         return self._moved[device]
 
 
+class Cuda:
+    """Decisions by the kernel, and all of a segment that needs no gradient; the rest by `plain`."""
+
+    def __init__(self, decider: Decider, plain: Plain) -> None:
+        self.decider, self.plain = decider, plain
+
+    def decide(
+        self, parameters: Sequence[Tensor], *given: Any, **more: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.decider.decide(self.decider.pack(parameters), *given, **more)
+
+    def segment(
+        self,
+        parameters: Sequence[Tensor],
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        read: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        z_H, z_L, begun = self._begin(parameters, tokens, z_H, z_L, read)
+        return self.plain.segment(parameters, tokens, z_H, z_L, read, begun=begun)
+
+    def td_segment(
+        self,
+        parameters: Sequence[Tensor],
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        read: Tensor | None,
+        a_tm1: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        keep: Keep = "states",
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        z_H, z_L, begun = self._begin(parameters, tokens, z_H, z_L, read)
+        loss = a_tm1, target, weight, keep
+        return self.plain.td_segment(parameters, tokens, z_H, z_L, read, *loss, begun=begun)
+
+    def _begin(
+        self,
+        parameters: Sequence[Tensor],
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        read: Tensor | None,
+    ) -> tuple[Tensor, Tensor, bool]:
+        """z_H and z_L when only the two calls with gradient are left, and whether any was made."""
+        shape = self.decider.shape
+        if shape.h_cycles * shape.l_cycles == 1:
+            return z_H, z_L, False
+        _, z_H, z_L = self.decide(parameters, tokens, z_H, z_L, read, open=True)
+        return z_H, z_L, True
+
+
 def block_order(shape: Shape) -> Tensor:
     """int32 [n]: where among a block's numbers (qkv, out, gate_up, down) each packed one stands.
 
@@ -249,8 +304,3 @@ def _angles(rope: Rope) -> Tensor:
     cos, sin = (x.detach().float().cpu().squeeze(1) for x in rope)
     half = cos.shape[1] // 2
     return torch.stack((cos[:, :half], sin[:, half:]), -1).contiguous()
-
-
-def _rope(angles: Tensor) -> Rope:
-    cos, sin = angles.unbind(-1)
-    return torch.cat((cos, cos), 1).unsqueeze(1), torch.cat((-sin, sin), 1).unsqueeze(1)

@@ -1,6 +1,6 @@
 """Training curves of finished runs, and what more segments buy at test time.
 
-    python -m train.figures runs/carry-* runs/reset-* --segments 1 2 4 8 --out FOLDER
+    python -m train.analyse.figures runs/carry-* runs/reset-* --segments 1 2 4 8 --out FOLDER
 
 Runs that differ in nothing but their seed are one group, named by what sets it apart from the
 others. Writes FOLDER/training.png and .svg; with --segments also FOLDER/segments.csv (greedy walks
@@ -18,12 +18,16 @@ import numpy as np
 import tyro
 
 from hrm_fast import HRMConfig
-from train import agents, cli, curve
-from train import config as configs
-from train.checkpoint import load, open_text, replacing
+from train import cli
+from train.analyse import curve
+from train.analyse.plots import Axes, Figure, LogLocator
 from train.config import SEED_LIMIT, Config, require
-from train.evaluate import env_of, greedy, rollout
-from train.plots import Axes, Figure, LogLocator
+from train.config import load as load_config
+from train.episodes import greedy
+from train.evaluate import env_of, rollout
+from train.files import agents
+from train.files.checkpoint import load
+from train.files.writing import open_text, replacing
 
 COLUMNS = (
     *("group", "run", "segments", "multiply_adds", "episodes", "success", "success_low"),
@@ -62,7 +66,7 @@ class Figures:
 def read_run(folder: Path) -> Config:
     """The config of a finished run; ValueError: the folder is empty, or the run has not ended."""
     require("run", str(folder), folder.is_dir(), "a run's folder")
-    config = configs.load(folder / "config.json")
+    config = load_config(folder / "config.json")
     rows = curve.points(folder, "update", 1, "update")
     last = int(rows[-1][0]) if rows else 0
     require(
@@ -145,8 +149,8 @@ def read_sweep(table: Path) -> Rows:
     except OSError as error:
         raise ValueError(f"{table}: {error.strerror}, expected a segments.csv") from None
     except (ValueError, KeyError, TypeError, csv.Error):
-        raise ValueError(f"{table} is damaged: expected what train.figures wrote") from None
-    require(f"rows of {table}", 0, bool(rows), "those that train.figures wrote")
+        raise ValueError(f"{table} is damaged: expected what train.analyse.figures wrote") from None
+    require(f"rows of {table}", 0, bool(rows), "those that train.analyse.figures wrote")
     return rows
 
 

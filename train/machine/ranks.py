@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from train.config import choose_device
-from train.dqn_config import require
+from train.config import require
+from train.machine.device import choose_device
 
 T = TypeVar("T")
 
@@ -89,14 +89,14 @@ def share(n: int) -> tuple[int, int]:
     return begin, end - begin
 
 
-def average(x: Tensor) -> None:
-    """Put the mean over the ranks in its place."""
+def all_reduce_mean(x: Tensor) -> None:
+    """Replace x by its mean over the ranks, in place."""
     if world() > 1:
         dist.all_reduce(x)
         x /= world()
 
 
-def first_says(value: T) -> T:
+def broadcast(value: T) -> T:
     """Rank 0's value, on all ranks."""
     if world() == 1:
         return value
@@ -105,18 +105,18 @@ def first_says(value: T) -> T:
     return values[0]
 
 
-def largest(x: Tensor) -> Tensor:
-    """Elementwise over the ranks."""
+def all_reduce_max(x: Tensor) -> Tensor:
+    """The largest of the ranks' values, elementwise."""
     return _reduced(x, "MAX")
 
 
-def least(x: Tensor) -> Tensor:
-    """Elementwise over the ranks."""
+def all_reduce_min(x: Tensor) -> Tensor:
+    """The smallest of the ranks' values, elementwise."""
     return _reduced(x, "MIN")
 
 
-def total(x: Tensor) -> Tensor:
-    """Elementwise over the ranks."""
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """The sum over the ranks, elementwise."""
     return _reduced(x, "SUM")
 
 
@@ -128,7 +128,7 @@ def _reduced(x: Tensor, operation: str) -> Tensor:
     return x
 
 
-def joined(x: Tensor) -> Tensor:
+def all_gather(x: Tensor) -> Tensor:
     """All ranks' rows [n_r, ...], one after the other, on the CPU."""
     if world() == 1:
         return x

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from train import remote
 from train.config import PRESETS
+from train.files import remote
 
-RESULTS = Path(__file__).resolve().parent.parent / "profiling" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "profiling" / "results"
 
 
 def trained(results: Path = RESULTS) -> dict[str, Path]:

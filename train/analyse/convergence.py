@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from train import curve
+from train.analyse import curve
+from train.analyse.plots import Axes, Figure, MaxNLocator
 from train.evaluate import wilson
-from train.plots import Axes, Figure, MaxNLocator
 
 LEVELS = ("z_H", "z_L")
 REFERENCES = {  # what z is compared with -> in a title

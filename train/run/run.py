@@ -1,39 +1,35 @@
-"""A run on the disk: its folder, which one process at a time writes to, and its way through the
-updates with log, evaluations and saves. What is trained is `train.dqn`'s."""
+"""The loop over a run's updates: log, evaluate, save. `train.trainer` trains."""
 
 from __future__ import annotations
 
 import atexit
 import dataclasses
-import fcntl
-import itertools
 import math
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from envs import GymSpec
-from train import checkpoint, cli, distributed, remote, state
-from train import config as configs
-from train.config import Config
+from train import cli
+from train.config import Config, require, to_json
 from train.evaluate import SELECTION_SEED, evaluate
-from train.log import WANDB_ID, Log, Silent
-from train.remote import Mirror
+from train.files import checkpoint
+from train.files.writing import write_text
+from train.machine import ranks
 from train.replay import tensors_of
-from train.state import PREVIOUS, STATE
+from train.run import state
+from train.run.folder import claim, mirror_of
+from train.run.log import Log, Silent
+from train.run.state import PREVIOUS, STATE
 from train.targets import epsilon_at
-
-if TYPE_CHECKING:
-    from train.dqn import Trainer
+from train.trainer import Trainer
 
 
 class Run:
@@ -47,8 +43,8 @@ class Run:
         self.config, self.trainer = config, trainer
         self.mirror = mirror_of(config)
         self.folder = self.mirror.folder if self.mirror else Path(config.run_dir or "")
-        self.is_writer = distributed.rank() == 0
-        inside = "" if self.is_writer or self.mirror else f"rank{distributed.rank()}"
+        self.is_writer = ranks.rank() == 0
+        inside = "" if self.is_writer or self.mirror else f"rank{ranks.rank()}"
         self.own = self.folder / inside
         self.lock = claim(self.own)
         self.signal = self.stopped_by = 0  # that came to this process; that ended the run
@@ -68,7 +64,7 @@ class Run:
         self._agree()  # waits for every rank's first state: only then it becomes a run
         if self.is_writer:
             kept = replace(config, resume=None)
-            checkpoint.write_text(self.folder / "config.json", configs.to_json(kept))
+            write_text(self.folder / "config.json", to_json(kept))
         if self.mirror:
             self.mirror.push()
             self.mirror.may_rename = self.saved_at is not None
@@ -77,14 +73,14 @@ class Run:
         trainer, config = self.trainer, self.config
         numbers, path, skipped = state.newest(self.own, trainer)
         for _ in range(2):  # whoever is older now may have left one behind that is older still
-            if trainer.update > distributed.least(_number(trainer.update)):
+            if trainer.update > ranks.all_reduce_min(_number(trainer.update)):
                 skipped.append(f"{path} is newer than another process's state")
                 path = self.own / PREVIOUS
                 numbers = state.restore(trainer, path)
         if skipped:
             cli.say(f"{'; '.join(skipped)}. Going on from update {trainer.update} in {path}")
         why = f"{trainer.update} or more, where the run stands"
-        configs.require("updates", config.updates, config.updates >= trainer.update, why)
+        require("updates", config.updates, config.updates >= trainer.update, why)
         if config.updates == trainer.update and self.is_writer:
             cli.say(f"{config.resume} has all its {config.updates} updates: for more, --updates N")
         self.saved_at = trainer.update if path.name == STATE else None
@@ -134,7 +130,7 @@ class Run:
 
         In a job it does: a cluster may signal both torchrun, which hands it on, and the ranks.
         """
-        if self.signal and distributed.world() == 1:
+        if self.signal and ranks.world() == 1:
             raise KeyboardInterrupt
         self.signal = number
 
@@ -147,20 +143,20 @@ class Run:
         all of them leave, or save, after the same cycle."""
         own = torch.tensor([self.signal, self.save_asked], dtype=torch.int64, device="cpu")
         self.save_asked = 0
-        self.stopped_by, save_asked = map(int, distributed.largest(own))
+        self.stopped_by, save_asked = map(int, ranks.all_reduce_max(own))
         return self.stopped_by, save_asked
 
     def _numbers(self, loss: Tensor, q: Tensor, speed: float) -> dict[str, float]:
-        trainer, dqn, ranks = self.trainer, self.config.dqn, distributed.world()
+        trainer, dqn, world = self.trainer, self.config.dqn, ranks.world()
         self.check()
         self._agree()
-        td_loss, q_mean = (distributed.total(torch.stack((loss, q))) / ranks).tolist()
+        td_loss, q_mean = (ranks.all_reduce_sum(torch.stack((loss, q))) / world).tolist()
         numbers = {
             "update": trainer.update,
-            "transitions": trainer.transitions * ranks,
+            "transitions": trainer.transitions * world,
             "seconds": time.perf_counter() - self.began,
             "updates_per_second": speed,
-            "charts/SPS": speed * dqn.num_mazes * ranks / self.config.hrm.segments,
+            "charts/SPS": speed * dqn.num_mazes * world / self.config.hrm.segments,
             "charts/epsilon": epsilon_at(dqn, trainer.optimiser.done).item(),
             "charts/learning_rate": dqn.learning_rate * trainer.optimiser.share().item(),
             "losses/td_loss": td_loss,
@@ -177,10 +173,10 @@ class Run:
         """ValueError: the ranks have come apart, as they would on machines that round otherwise."""
         update, weights = self.trainer.update, self.trainer.optimiser.flat.double().sum().item()
         own = torch.tensor([[update, weights]], dtype=torch.float64, device="cpu")
-        all_of_them = distributed.joined(own)
+        all_of_them = ranks.all_gather(own)
         same = bool((all_of_them == all_of_them[0]).all())
         why = "the same in every process"
-        configs.require("update and sum of the weights", all_of_them.tolist(), same, why)
+        require("update and sum of the weights", all_of_them.tolist(), same, why)
 
     def _evaluate(self) -> dict[str, float]:
         """Greedy episodes on mazes that training never sees; the best weights so far are kept."""
@@ -251,7 +247,7 @@ class Run:
             failed = 1
             say = self.log.say if self.is_writer else cli.say
             say(f"not copied, to be tried again: {error}")
-        if distributed.largest(_number(failed)) == 0:
+        if ranks.all_reduce_max(_number(failed)) == 0:
             self.mirror.may_rename = self.saved_at is not None
 
     def close(self) -> None:
@@ -282,90 +278,6 @@ class Run:
             if error is None:
                 raise
             print(late, file=sys.stderr)
-
-
-def mirror_of(config: Config) -> Mirror | None:
-    """For a run at a URL: with all that it is resumed from, if it is."""
-    url, rank = remote.url_of(config.run_dir or ""), distributed.rank()
-    if url is None:
-        return None
-    url += f"/rank{rank}" if rank else ""
-    lasts = not url.startswith("memory:")
-    configs.require("run-dir", url, lasts, "a place that outlasts this process")
-    mirror = Mirror(url, Path(tempfile.mkdtemp(prefix="hrm_fast-")), {STATE: PREVIOUS})
-    atexit.register(mirror.remove_copy)
-    if config.resume:
-        for name in mirror.names() & {*remote.WANTED, STATE, PREVIOUS, WANDB_ID}:
-            mirror.fetch(name)
-    return mirror
-
-
-def choose_folder(config: Config) -> Config:
-    """Name the run's folder: the resumed one, or the one asked for; `name_folder` finds others.
-
-    ValueError: it cannot be the folder of a new run.
-    """
-    if config.resume:
-        return replace(config, run_dir=config.resume)
-    if distributed.may_restart():
-        why = "a folder or URL, where the job finds itself when torchrun starts it again"
-        configs.require("run-dir", config.run_dir, config.run_dir is not None, why)
-    configs.require("run-dir", config.run_dir, config.run_dir != "", "a folder or a URL")
-    if config.run_dir is None:
-        return config
-    # a run that was killed before it had a config is begun anew
-    if not any(remote.has(config.run_dir, name) for name in ("config.json", "best.safetensors")):
-        return config
-    theirs = Path(config.run_dir) / "config.json"
-    if distributed.may_restart() and configs.load(remote.here(theirs)) == config:
-        return replace(config, resume=config.run_dir)
-    raise ValueError(
-        f"run-dir is {config.run_dir!r}, which holds a run: expected a new folder, "
-        f"or --resume {config.run_dir}"
-    )
-
-
-def name_folder(config: Config) -> Config:
-    """Where the run has no folder yet, make one under runs/, of a name that nobody else gets."""
-    if config.run_dir is not None:
-        return config
-    name = f"runs/{config.preset}-{config.seed}"
-    for i in itertools.count(1):
-        folder = Path(name if i == 1 else f"{name}-{i}")
-        try:
-            folder.mkdir(parents=True)
-            return replace(config, run_dir=str(folder))
-        except FileExistsError:  # another run has it, perhaps since a moment ago
-            continue
-        except OSError as error:
-            why = f"{folder} ({error.strerror})"
-            raise ValueError(f"{why}: expected a place for a new folder, or --run-dir") from None
-    raise AssertionError("names do not end")
-
-
-def claim(folder: Path) -> int:
-    """Make the folder, lock it, and clear away what a killed process was just writing.
-
-    The lock lasts until the returned descriptor is closed, at the latest until the process ends.
-    ValueError: another process writes there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder} ({error.strerror}): expected a folder, or a new one") from None
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise ValueError(
-            f"{folder} is in use: expected no other process to be training there"
-        ) from None
-    except OSError as error:  # not every file system knows locks
-        cli.say(f"{folder} is not locked ({error.strerror}): no other process may train there")
-    for part in folder.glob(".*.part"):
-        part.unlink()
-    return lock
 
 
 def _number(x: int) -> Tensor:

@@ -1,17 +1,15 @@
 """Checkpoints: one safetensors file that carries its config as JSON. Loading one runs no code.
 
-Every file is written beside its place, flushed to the disk and renamed, so a crash or a full disk
-leaves the earlier one as it was. SHA-256 sums of header and data tell what was damaged later on.
+SHA-256 sums of header and data tell what was damaged later on.
 Nothing is allocated for a file whose header does not fit.
 """
 
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,8 +18,8 @@ from torch import Tensor
 
 from envs import GymSpec
 from hrm_fast import HRM
-from train import config as configs
-from train.config import Config
+from train.config import Config, fit_model_to_board, from_json, require, to_json
+from train.files.writing import replacing, spelled
 
 DTYPES = {
     torch.float32: "F32",
@@ -39,59 +37,6 @@ Header = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype as safetensors 
 
 class Damaged(ValueError):
     """A checkpoint that is not there, not whole, or not what was written."""
-
-
-@contextlib.contextmanager
-def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it if the block ends well, else removed.
-
-    What stood there is renamed to `previous` where that is asked for. A symbolic link is followed:
-    what it points to is replaced. What is there and no regular file, and the links of /dev and
-    /proc, such as /dev/stdout, are written to as they are.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written, in one line that names `path`.
-    """
-    is_special = path.exists() and not path.is_file() and not path.is_dir()
-    if is_special or (path.is_symlink() and str(path).startswith(("/dev/", "/proc/"))):
-        yield path
-        return
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        _to_disk(part)
-        if previous is not None:
-            os.replace(path, previous)
-        os.replace(part, path)
-        with contextlib.suppress(OSError):  # not every file system can flush a folder
-            _to_disk(path.parent)
-    except (OSError, SafetensorError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        kept = "; what stood there is kept" if path.exists() else ""
-        raise OSError(f"{path} could not be written: {why}{kept}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def open_text(path: Path) -> TextIO:
-    """To write a table's rows to, in UTF-8 whatever the locale; what is no text stays as it is."""
-    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def save_tensors(
@@ -152,20 +97,6 @@ class Opened(NamedTuple):
 
 
 @contextlib.contextmanager
-def spelled(path: Path) -> Iterator[str]:
-    """The path for libraries that want it in UTF-8: where it has other bytes, an opened one's."""
-    try:
-        str(path).encode()
-        yield str(path)
-    except UnicodeEncodeError:
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            yield f"/proc/self/fd/{opened}"
-        finally:
-            os.close(opened)
-
-
-@contextlib.contextmanager
 def opening(path: Path) -> Iterator[Opened]:
     """Damaged: no such file, not a whole safetensors file, or not the header that was written."""
     try:
@@ -189,7 +120,7 @@ def opening(path: Path) -> Iterator[Opened]:
 def save(path: Path, hrm: HRM, config: Config) -> None:
     """Write the model's weights with its config."""
     own = {name: x.clone() for name, x in hrm.state_dict().items()}  # they were views of one vector
-    save_tensors(path, own, {"config": configs.to_json(config)})
+    save_tensors(path, own, {"config": to_json(config)})
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Config, HRM]:
@@ -219,11 +150,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Config, 
 def _config(metadata: dict[str, str]) -> Config:
     if "config" not in metadata:
         raise ValueError("there is no config in it: expected a checkpoint that train.dqn wrote")
-    config = configs.from_json(metadata["config"])
+    config = from_json(metadata["config"])
     if isinstance(config.env, GymSpec):  # what it needs may not be installed here
         return config
-    fitted = configs.fit_model_to_board(config)
+    fitted = fit_model_to_board(config)
     for name in ("cells", "walls", "actions"):
         own, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
-        configs.require(f"hrm.{name}", own, own == right, f"{right}, as its maze has")
+        require(f"hrm.{name}", own, own == right, f"{right}, as its maze has")
     return config

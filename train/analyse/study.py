@@ -1,15 +1,9 @@
-"""Where z goes while the model thinks: the convergence study of HRM-Agent (arXiv 2510.22832).
+"""Walks mazes and measures how far z is from four REFERENCES, segment by segment.
 
-    python -m train.analyse runs/NAME --mazes 1024 --segments 8 --out FOLDER
-
-One episode in each of many mazes, Carry and Reset, plain and with two interventions. After every
-segment of every decision but an episode's first: the mean squared distance of z_H and of z_L, at
-one token, to four REFERENCES. The decisions are split by whether the doors have just changed the
-shortest path. Writes FOLDER/convergence.csv and a figure for each intervention; given that file
-in place of a checkpoint, it draws the figures anew.
+After every segment of every decision but an episode's first: the mean squared distance of z_H and
+of z_L at one token.
 """
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +16,11 @@ from torch import Tensor
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry
-from train import agents, cli, convergence
-from train.checkpoint import load, open_text, replacing
-from train.config import SEED_LIMIT, Config, choose_device, maze_of, require
-from train.convergence import COLUMNS, INTERVENTIONS, LEVELS, REFERENCES
-from train.record import decide_and_record
-from train.replay import AGENT, agent_cell
+from train.analyse.convergence import INTERVENTIONS, LEVELS, REFERENCES
+from train.analyse.thought import decide_and_record
+from train.config import SEED_LIMIT, Config, maze_of, require
+from train.episodes import greedily, shortest_paths, walk
+from train.replay import agent_cell
 
 FLOOR, GOAL = ord("."), ord(">")
 CHUNK = 256  # boards thought about at once: bounds the memory of z, [S, CHUNK, T, D]
@@ -68,38 +61,40 @@ class Walk(NamedTuple):
 
 
 @torch.no_grad()
-def walk(hrm: HRM, spec: MazeSpec, intervention: str, options: Analyse, segments: int) -> Walk:
+def measure(hrm: HRM, spec: MazeSpec, intervention: str, options: Analyse, segments: int) -> Walk:
     """Walk greedily and measure every decision."""
     n, device = options.mazes, hrm.puzzle.device
     mazes = MazeBatch(spec, n, seed=SEED_LIMIT + options.seed, device=device)
     generator = torch.Generator("cpu").manual_seed(options.seed)
-    obs, seed = mazes.reset(), Carry(*(z.clone() for z in hrm.start_seed(n)))
-    after = mazes.get_state()["boards"]
-    walking, solved = torch.arange(n, dtype=torch.int64, device="cpu"), 0
-    distances, changes = [], []
+    distances: list[Tensor] = []  # of the decisions of the present step, CHUNK after CHUNK
+
+    def decide(tokens: Tensor, seed: Carry) -> tuple[Tensor, Carry]:
+        distances.clear()
+        tokens = move_goal(tokens, generator) if intervention == "goal moved" else tokens
+        chunks = (x.split(CHUNK) for x in (tokens, *seed))
+        thoughts = [
+            think(hrm, own, Carry(*z), intervention, segments, options.token)
+            for own, *z in zip(*chunks, strict=True)
+        ]
+        q, found, seeds = zip(*thoughts, strict=True)
+        distances.extend(found)
+        return torch.cat(q), Carry(*map(torch.cat, zip(*seeds, strict=True)))
+
+    obs, solved = mazes.reset(), 0
+    kept = [
+        torch.empty(len(LEVELS), len(REFERENCES), segments, 0, dtype=torch.float32, device="cpu")
+    ]
+    changes = [torch.empty(0, dtype=torch.bool, device="cpu")]
     before: Tensor | None = None  # boards uint8 [N, rows, cols] one step ago; None: no step yet
-    while len(walking):
-        seen = obs[walking.to(device)]
-        if intervention == "goal moved":
-            seen = move_goal(seen, generator)
-        action = torch.zeros(n, dtype=torch.int64, device="cpu")
-        for own, tokens in zip(walking.split(CHUNK), seen.split(CHUNK), strict=True):
-            from_seed = Carry(seed.z_H[own], seed.z_L[own])
-            q, distance, kept = think(hrm, tokens, from_seed, intervention, segments, options.token)
-            seed.z_H[own], seed.z_L[own] = kept
-            action[own] = q.argmax(-1).cpu()
-            if before is not None:
-                distances.append(distance)
+    after = mazes.get_state()["boards"]
+    for walking, step, _ in walk(mazes, greedily(hrm, n, decide), obs):
+        own = walking.cpu()
         if before is not None:
-            changes.append(path_changed(spec, before[walking], after[walking]))
-        step = mazes.step(action)
-        before, after, obs = after, mazes.get_state()["boards"], step.obs
-        solved += int(step.terminated.cpu()[walking].sum())
-        walking = walking[~(step.terminated | step.truncated).cpu()[walking]]
-    size = len(LEVELS), len(REFERENCES), segments, 0
-    distances.append(torch.empty(size, dtype=torch.float32, device="cpu"))
-    changes.append(torch.empty(0, dtype=torch.bool, device="cpu"))
-    return Walk(torch.cat(distances, dim=-1), torch.cat(changes), solved)
+            kept += distances
+            changes.append(path_changed(spec, before[own], after[own]))
+        before, after = after, mazes.get_state()["boards"]
+        solved += int(step.terminated[walking].sum())
+    return Walk(torch.cat(kept, dim=-1), torch.cat(changes), solved)
 
 
 def think(
@@ -163,30 +158,11 @@ def path_changed(spec: MazeSpec, before: Tensor, after: Tensor) -> Tensor:
     changed = torch.zeros(len(before), dtype=torch.bool, device=before.device)
     some = moved.flatten(1).any(1).nonzero()[:, 0]
     if len(some):
-        path, was_cut_off = shortest_paths(spec, before[some])
-        now_cut_off = shortest_paths(spec, after[some])[1]
-        on_path = (path & moved[some]).flatten(1).any(1)
-        changed[some] = on_path | (was_cut_off & ~now_cut_off)
+        paths = (shortest_paths(spec, boards[some]) for boards in (before, after))
+        for board, path, new in zip(some.tolist(), *paths, strict=True):
+            ahead = moved[board].flatten()[path[1:]]
+            changed[board] = bool(ahead.any()) or bool(not path and new)
     return changed
-
-
-def shortest_paths(spec: MazeSpec, boards: Tensor) -> tuple[Tensor, Tensor]:
-    """A shortest path on every board, from the cell after the agent's to the goal.
-
-    Returns its cells, bool like boards uint8 [B, rows, cols], and bool [B]: there is none.
-    """
-    still = replace(spec, p_change=0.0, max_steps=spec.cells, view_radius=None)
-    mazes = MazeBatch(still, len(boards))
-    mazes.load_boards(boards)
-    left, action = mazes.shortest_path()
-    cut_off = left < 0
-    path = torch.zeros(len(boards), spec.cells, dtype=torch.bool, device="cpu")
-    while (left > 0).any():  # the simulator walks; beyond the goal nobody looks
-        step = mazes.step(action)
-        path |= (step.final_obs == AGENT) & (left > 0)[:, None]
-        left -= 1
-        action = mazes.shortest_path()[1]
-    return path.view(boards.shape), cut_off
 
 
 def study(config: Config, hrm: HRM, options: Analyse) -> Iterator[dict[str, object]]:
@@ -197,7 +173,7 @@ def study(config: Config, hrm: HRM, options: Analyse) -> Iterator[dict[str, obje
         model.load_state_dict(hrm.state_dict())
         model.to(hrm.puzzle.device).eval()
         for intervention in INTERVENTIONS:
-            result = walk(model, spec, intervention, options, segments)
+            result = measure(model, spec, intervention, options, segments)
             changed, decisions = int(result.changed.sum()), len(result.changed)
             print(
                 f"{mode:<6} {intervention:<11} {result.solved:>5} of {options.mazes} mazes solved, "
@@ -237,24 +213,3 @@ def summary(result: Walk) -> Iterator[dict[str, object]]:
                         "quartile_1": low,
                         "quartile_3": high,
                     }
-
-
-def main() -> None:
-    options = cli.parse(Analyse, __doc__ or "")
-    table = options.checkpoint
-    if table.suffix != ".csv":
-        config, hrm = load(agents.find(options.checkpoint), choose_device(options.device))
-        segments = options.segments or config.hrm.segments
-        require("segments", segments, segments >= 2, "2 or more, such as --segments 8")
-        maze_of(config)  # an agent of another environment ends here, before a folder is made
-        table = options.out / "convergence.csv"
-        with replacing(table) as part, open_text(part) as file:  # a bad path fails here
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(study(config, hrm, options))
-    for path in convergence.draw_all(table, options.out):
-        print(path)
-
-
-if __name__ == "__main__":
-    cli.main(main)

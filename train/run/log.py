@@ -1,4 +1,4 @@
-"""Where a run's numbers go: a phase clock, a CSV, TensorBoard (wandb if asked) and the terminal."""
+"""Where a run's numbers go: a CSV, TensorBoard (wandb if asked) and the terminal."""
 
 import contextlib
 import csv
@@ -6,9 +6,6 @@ import importlib.util
 import io
 import os
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from train import cli
-from train.checkpoint import spelled, write_text
-
-try:  # NVTX ranges name the phases in Nsight Systems; there is no nvtx package for macOS
-    import nvtx
-except ImportError:
-    nvtx = None
+from train.files.writing import spelled, write_text
 
 COLUMNS = (
     *("update", "transitions", "seconds", "updates_per_second"),
@@ -30,34 +22,6 @@ COLUMNS = (
     *("eval/success", "eval/episodic_length", "eval/episodic_return", "eval/shortest_ratio"),
 )
 WANDB_ID = "wandb.id"  # in a run's folder
-
-
-class PhaseClock:
-    """Seconds spent in each named phase, and an NVTX range around it.
-
-    On a GPU these are the host's seconds: work that is still queued is not in them.
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        if nvtx:
-            nvtx.push_range(name)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start
-            if nvtx:
-                nvtx.pop_range()
-
-    def report(self) -> str:
-        """One line: each phase's share of the time in all phases."""
-        total = sum(self.seconds.values()) or 1.0
-        shares = sorted(self.seconds.items(), key=lambda item: -item[1])
-        return "  ".join(f"{name} {seconds / total:.0%}" for name, seconds in shares)
 
 
 class Log:

@@ -1,6 +1,6 @@
 "use strict";
 // The recorded episodes, where the viewer stands in them, and the board. All that is shown is read
-// from #data. What stands beside the board, and the keys, are in viewer.js.
+// from #data. What stands beside the board, and the keys, are in page.js.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);

@@ -1,6 +1,6 @@
 """A page on which recorded episodes can be watched: one HTML file that fetches nothing.
 
-Here the episodes are played and written down; viewer.html, .css and two .js show them.
+Here the episodes are played and written down; page.html, .css and two .js show them.
 """
 
 import html
@@ -16,16 +16,17 @@ from torch import Tensor
 from envs import MazeBatch, MazeSpec
 from envs.render import kinds
 from hrm_fast import HRM, Carry
-from train.checkpoint import replacing
+from train.analyse.thought import Thought, decide_and_record
 from train.config import Config, maze_of
-from train.record import Thought, decide_and_record
+from train.episodes import greedily, shortest_paths, walk
+from train.files.writing import replacing
 
 # (boards uint8 [B, cells], seed) -> the decision; its first axis counts segments, or cycles of one
 Thinker = Callable[[Tensor, Carry], Thought]
 
 
 @dataclass
-class Moment:
+class Frame:
     """One board, what led to it, and how the agent decides on it."""
 
     board: Tensor  # uint8 [cells], as observed
@@ -72,58 +73,35 @@ def distances(start: Carry, thought: Thought) -> Tensor:
     return torch.stack(away)
 
 
-@torch.no_grad()
-def play(hrm: HRM, think: Thinker, spec: MazeSpec, episodes: int, seed: int) -> list[list[Moment]]:
+def play(hrm: HRM, think: Thinker, spec: MazeSpec, episodes: int, seed: int) -> list[list[Frame]]:
     """One greedy episode in each maze of `MazeBatch(spec, episodes, seed)`."""
     mazes = MazeBatch(spec, episodes, seed=seed)
     obs = mazes.reset()  # uint8 [N, cells]
-    played: list[list[Moment]] = [[] for _ in range(episodes)]
-    z = Carry(*(x.clone() for x in hrm.start_seed(episodes)))
     reward = torch.zeros(episodes, dtype=torch.float32, device="cpu")
-    walking = torch.arange(episodes, dtype=torch.int64, device="cpu")
-    while len(walking):
-        before = Carry(z.z_H[walking], z.z_L[walking])
-        thought = think(obs[walking], before)
+    states = mazes.get_state()["boards"]
+    thought, away = None, None
+
+    def decide(obs: Tensor, before: Carry) -> tuple[Tensor, Carry]:
+        nonlocal thought, away
+        thought = think(obs, before)
         away = distances(hrm.carry_from(before), thought)
-        states = mazes.get_state()["boards"]
+        return thought.q[-1], thought.seed
+
+    played: list[list[Frame]] = [[] for _ in range(episodes)]
+    for walking, step, ends in walk(mazes, greedily(hrm, episodes, decide), obs):
+        assert thought is not None and away is not None
         for i, maze in enumerate(walking.tolist()):
-            board, state = obs[maze].clone(), states[maze]
-            q, at = thought.q[:, i], away[:, :, i]
             values = None if thought.values is None else thought.values[:, i]
-            played[maze].append(Moment(board, reward[maze].item(), "", state, q, at, values))
-        z.z_H[walking], z.z_L[walking] = thought.seed
-        action = torch.zeros(episodes, dtype=torch.int64, device="cpu")
-        action[walking] = thought.q[-1].argmax(-1)
-        step = mazes.step(action)
-        obs, reward = step.obs, step.reward
-        ends = (step.terminated | step.truncated)[walking]
+            known = states[maze], thought.q[:, i], away[:, :, i], values
+            played[maze].append(Frame(obs[maze].clone(), reward[maze].item(), "", *known))
+        obs, reward, states = step.obs, step.reward, mazes.get_state()["boards"]
         for maze in walking[ends].tolist():
             end = "goal" if step.terminated[maze] else "time limit"
-            played[maze].append(Moment(step.final_obs[maze].clone(), reward[maze].item(), end))
-        walking = walking[~ends]
+            played[maze].append(Frame(step.final_obs[maze].clone(), reward[maze].item(), end))
     return played
 
 
-def shortest_paths(states: Tensor, spec: MazeSpec) -> list[list[int]]:
-    """Cells from the agent to the goal past the doors now closed, both included; [] if cut off.
-
-    states: uint8 [n, rows, cols], whole boards.
-    """
-    still = replace(spec, p_change=0.0, view_radius=None, max_steps=spec.cells)
-    mazes = MazeBatch(still, len(states))
-    mazes.load_boards(states)
-    length, _ = mazes.shortest_path()
-    at = (states.flatten(1) == ord("@")).to(torch.uint8).argmax(1)
-    paths = [[cell] if n >= 0 else [] for cell, n in zip(at.tolist(), length.tolist(), strict=True)]
-    for i in range(int(length.max())):
-        boards = mazes.step(mazes.shortest_path()[1]).final_obs
-        at = (boards == ord("@")).to(torch.uint8).argmax(1)
-        for maze in (length > i).nonzero().flatten().tolist():
-            paths[maze].append(int(at[maze]))
-    return paths
-
-
-def choose(played: list[list[Moment]], show: int) -> list[int]:
+def choose(played: list[list[Frame]], show: int) -> list[int]:
     """Which episodes to show: failures, half of them at most, then the longest of the others.
 
     More failures where there are not enough others.
@@ -136,12 +114,12 @@ def choose(played: list[list[Moment]], show: int) -> list[int]:
     return (missed + solved)[:show]
 
 
-def as_data(episode: list[Moment], number: int, spec: MazeSpec) -> dict[str, Any]:
+def as_data(episode: list[Frame], number: int, spec: MazeSpec) -> dict[str, Any]:
     """An episode as the page wants it. ValueError: its Q values are not finite."""
     thoughts = [m for m in episode if m.state is not None and m.q is not None]
     if not all(bool(m.q.isfinite().all()) for m in thoughts if m.q is not None):
         raise ValueError(f"q of episode {number} is not finite: expected finite weights")
-    paths = shortest_paths(torch.stack([m.state for m in thoughts if m.state is not None]), spec)
+    paths = shortest_paths(spec, torch.stack([m.state for m in thoughts if m.state is not None]))
     moments = []
     for moment, path in zip(episode, [*paths, []], strict=True):
         kind, _ = kinds(moment.board.numpy().reshape(spec.rows, spec.cols), spec)
@@ -187,7 +165,7 @@ def record(
 
 def page(data: dict[str, Any]) -> str:
     """The whole page; it fetches nothing, and its policy forbids it to."""
-    files = ("viewer.html", "viewer.css", "viewer_board.js", "viewer.js")
+    files = ("page.html", "page.css", "page_board.js", "page.js")
     text, style, *scripts = (Path(__file__).with_name(n).read_text(encoding="utf-8") for n in files)
     told = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     title = html.escape(f"HRM agent · {data['agent']}")

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from envs import GymSpec
-from train import checkpoint, distributed
-from train.checkpoint import Damaged
-from train.dqn_config import require
-
-if TYPE_CHECKING:
-    from train.collect import Collector
-    from train.dqn import Trainer
-    from train.optimiser import Optimiser
-    from train.replay import Replay
+from train.collect import Collector
+from train.config import require
+from train.files import checkpoint
+from train.files.checkpoint import Damaged
+from train.machine import ranks
+from train.optimiser import Optimiser
+from train.replay import Replay
+from train.trainer import Trainer
 
 STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 NUMBERS = ("update", "transitions", "seconds", "best")  # beside the tensors
@@ -43,12 +41,12 @@ def tensors(trainer: Trainer) -> dict[str, Tensor]:
 def save(
     trainer: Trainer, path: Path, seconds: float, best: float, previous: Path | None = None
 ) -> None:
-    """Write all that `restore` needs; `previous` as in `checkpoint.replacing`."""
+    """Write all that `restore` needs; `previous` as in `writing.replacing`."""
     numbers = zip(NUMBERS, (trainer.update, trainer.transitions, seconds, best), strict=True)
     metadata = {name: repr(x) for name, x in numbers}
     metadata["seed"] = str(trainer.config.seed)
     metadata["device"] = trainer.generator.device.type
-    metadata["processes"] = str(distributed.world())
+    metadata["processes"] = str(ranks.world())
     checkpoint.save_tensors(path, tensors(trainer), metadata, previous)
 
 
@@ -66,9 +64,9 @@ def restore(trainer: Trainer, path: Path) -> tuple[float, float]:
         require("seed", own, seed in (own, None), f"{seed}, of the run that saved {path}")
         saved, here = file.metadata.get("device"), trainer.generator.device.type
         require("device", here, here == saved, f"{saved}, on which the run was saved")
-        ranks, had = str(distributed.world()), file.metadata.get("processes", "1")
+        world, had = str(ranks.world()), file.metadata.get("processes", "1")
         why = f"{had}, with which the run was saved"
-        require("number of processes", ranks, ranks == had, why)
+        require("number of processes", world, world == had, why)
         file.match(_expected(trainer, file.header))
         numbers = {name: float(file.metadata.get(name, "nan")) for name in NUMBERS}
         for name, x in numbers.items():

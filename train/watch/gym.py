@@ -5,8 +5,11 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
+from torch import Tensor
+
 from envs import GymBatch, GymSpec
-from hrm_fast import HRM
+from hrm_fast import HRM, Carry
+from train.episodes import greedily, walk
 
 
 def scenes(
@@ -19,20 +22,23 @@ def scenes(
         raise ValueError(f"env is gym:{spec.id}: expected 'ansi' among its render modes ({has})")
     with closing(GymBatch(spec, 1, seed, render_mode="ansi")) as batch:
         obs = batch.reset()  # uint8 [1, cells]
+        shown = ""
+
+        def decide(obs: Tensor, z: Carry) -> tuple[Tensor, Carry]:
+            nonlocal shown
+            q, carry = hrm.decide(obs, z, segments)
+            best = q[0].argmax()
+            values = (f"{'>' if i == best else ''}{value:.3f}" for i, value in enumerate(q[0]))
+            shown = f"{batch.text().rstrip()}\nQ  {'  '.join(values)}"
+            return q, hrm.seed(carry)
+
         for episode in range(1, episodes + 1):
-            z, total, end, step = hrm.start_seed(1), 0.0, "", 0
-            while not end:
-                q, carry = hrm.decide(obs, z, segments)
-                values = "  ".join(
-                    f"{'>' if i == q[0].argmax() else ''}{value:.3f}"
-                    for i, value in enumerate(q[0])
-                )
-                head = f"episode {episode}  step {step}  return {total:.2f}"
-                yield f"{head}\n{batch.text().rstrip()}\nQ  {values}"
-                z, result = hrm.seed(carry), batch.step(q.argmax(-1))
-                obs, total, step = result.obs, total + result.reward.item(), step + 1
-                end = "ended" if result.terminated else "time limit" if result.truncated else ""
-            yield f"episode {episode}  step {step}  return {total:.2f}  {end}"
+            total = 0.0
+            for number, (_, step, _) in enumerate(walk(batch, greedily(hrm, 1, decide), obs)):
+                yield f"episode {episode}  step {number}  return {total:.2f}\n{shown}"
+                obs, total = step.obs, total + step.reward.item()
+            end = "ended" if step.terminated else "time limit"
+            yield f"episode {episode}  step {number + 1}  return {total:.2f}  {end}"
 
 
 def show(played: Iterator[str], delay: float) -> None:

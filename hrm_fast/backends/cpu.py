@@ -7,7 +7,6 @@
 
     tokens    uint8 [B, cells]    z_H, z_L  float32 [B, T, D], T = cells + 1
     q         float32 [B, A]      read         int32 [B], a token each
-    cells are those that have a token (`HRMConfig.walls`)
     parameters  float32: embed [V, D], position [T, D] (where learned), puzzle [D], then qkv, out,
                 gate_up, down of each block of L, then of H, and head [A, D]
 
@@ -21,41 +20,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hrm_fast.backends.shape import Keep, Start, shape_of
+from hrm_fast.config import HRMConfig
+from hrm_fast.layers import rope_tables
 from kernels import native
-from kernels.attention_block import Rope
 from kernels.native import CPU, _native, ptr, ptr_or_null
 
 FLOAT = torch.float32
-Keep = Literal["states", "last", "none"]
-Start = tuple[Tensor, Tensor, Tensor, Tensor | None]  # tokens, z_H, z_L, read
-
-
-class Shape(NamedTuple):
-    """The numbers that decide a model's shape; words as in the file's head."""
-
-    cells: int
-    width: int
-    heads: int
-    inner: int
-    actions: int
-    vocab: int
-    h_layers: int
-    l_layers: int
-    h_cycles: int
-    l_cycles: int
-    learned: bool
-
-    def parameters(self) -> list[tuple[int, ...]]:
-        """Shapes of the parameters, in the order of the file's head."""
-        D, F = self.width, self.inner
-        blocks = [(3 * D, D), (D, D), (2 * F, D), (D, F)] * (self.l_layers + self.h_layers)
-        position = [(self.cells + 1, D)] if self.learned else []
-        return [(self.vocab, D), *position, (D,), *blocks, (self.actions, D)]
 
 
 class Engine:
@@ -63,19 +39,18 @@ class Engine:
 
     def __init__(
         self,
-        shape: Shape,
-        rope: Rope | None = None,
+        config: HRMConfig,
         threads: int | None = None,
         instructions: str = "",
         poison: bool = False,
     ) -> None:
-        """rope: cos, sin [T, 1, K]. threads None: as many as torch uses. instructions "": the best
-        that this CPU runs, else "portable", "avx2" or "avx512". poison fills the memory with NaN
-        before every use, to show what is read without having been written."""
-        self.shape, self.threads = shape, threads or torch.get_num_threads()
+        """threads None: as many as torch uses. instructions "": the best that this CPU runs, else
+        "portable", "avx2" or "avx512". poison fills the memory with NaN before every use, to show
+        what is read without having been written."""
+        self.shape, self.threads = shape_of(config), threads or torch.get_num_threads()
         self.instructions, self.poison = instructions, poison
-        self.rope = None if rope is None else tuple(x.to(CPU, FLOAT).contiguous() for x in rope)
-        self.sizes = shape.parameters()
+        self.rope = rope_tables(config)
+        self.sizes = self.shape.parameters()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         return self  # it holds nothing of a model
@@ -138,10 +113,9 @@ class Engine:
         z_H: Tensor,
         z_L: Tensor,
         read: Tensor | None = None,
-        keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor]:
         """q and the new states [B, T, D] of one segment, differentiable in the parameters."""
-        return _Segment.apply(self, (tokens, *_alike(z_H, z_L), read), keep, *parameters)
+        return _Segment.apply(self, (tokens, *_alike(z_H, z_L), read), *parameters)
 
     def td_segment(
         self,
@@ -227,14 +201,13 @@ class Engine:
 
 
 class _Segment(torch.autograd.Function):
-    """The way back computes the segment again, with what it needs of it in the cache."""
+    """Its backward computes the segment again, with what it needs of it in the cache."""
 
     @staticmethod
     def forward(
         ctx: Any,
         engine: Engine,
         start: Start,
-        keep: Keep,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.engine = engine
@@ -244,14 +217,14 @@ class _Segment(torch.autograd.Function):
         assert tokens is not None and z_H is not None and z_L is not None
         start = (tokens, *_alike(z_H, z_L), read)
         ctx.save_for_backward(*start, *parameters)
-        return engine.decide(parameters, *start, 1, keep)
+        return engine.decide(parameters, *start)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         tokens, z_H, z_L, read, *parameters = ctx.saved_tensors
         pulls = tuple(None if g is None else g.contiguous() for g in upstream)
         _, _, flat = ctx.engine.gradient(parameters, (tokens, z_H, z_L, read), None, pulls)
-        return None, None, None, *ctx.engine.split(flat)
+        return None, None, *ctx.engine.split(flat)
 
 
 class _TDSegment(torch.autograd.Function):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.checkpoint import replacing
-from train.plots import Axes, Figure, rc_context
+from train.analyse.plots import Axes, Figure, rc_context
+from train.files.writing import replacing
 
 # Tol's high-contrast scheme: told apart by every kind of eye and, by lightness, in grey; line
 # styles differ as well.

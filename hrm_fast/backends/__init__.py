@@ -1,0 +1,131 @@
+"""Which implementation computes a model: chosen once by its shape, then by where its weights live.
+
+"auto" takes the fused engine for float32 on a CPU, Triton's kernels on a GPU, and plain PyTorch for
+what neither of them can do. "cuda" computes what needs no gradient, and leaves the rest to Triton's
+kernels; "auto" will not take it before it has run on a GPU.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hrm_fast.backends.cpu import Engine
+from hrm_fast.backends.cuda import Cuda, Decider, unusable
+from hrm_fast.backends.plain import Plain
+from hrm_fast.backends.shape import Keep
+from hrm_fast.config import HRMConfig
+from kernels.ops import REFERENCE, triton_ops
+
+
+class Backend(Protocol):
+    """What computes segments. Every verb is given
+
+    parameters  those of `HRM.in_order`
+    tokens      uint8 [B, T - 1], as the model sees them
+    z_H, z_L    [B, T, D]
+    read        int32 [B]: the token that Q is read from; None: the mean of all
+
+    and returns q float32 [B, A] before its activation, and the new z_H and z_L.
+    """
+
+    def decide(
+        self,
+        parameters: Sequence[Tensor],
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        read: Tensor | None = None,
+        segments: int = 1,
+        keep: Keep = "states",
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Some segments without gradient; of the new z what `keep` says."""
+        ...
+
+    def segment(
+        self,
+        parameters: Sequence[Tensor],
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        read: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One segment, differentiable in the parameters by the one-step gradient."""
+        ...
+
+    def td_segment(
+        self,
+        parameters: Sequence[Tensor],
+        tokens: Tensor,
+        z_H: Tensor,
+        z_L: Tensor,
+        read: Tensor | None,
+        a_tm1: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        keep: Keep = "states",
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One segment and its loss, which comes first and alone is differentiable.
+
+        target float32 [B]: `kernels.td_loss`; with weight, [B, T - 1] each: `kernels.goal_loss`.
+        """
+        ...
+
+
+class Backends:
+    """ValueError: the kernels that the config names cannot compute its shape or dtype."""
+
+    def __init__(self, config: HRMConfig) -> None:
+        self.kernels = config.kernels
+        self.reference = Plain(config, REFERENCE)
+        self.engine: Engine | None = None
+        self.triton: Plain | None = None
+        self.cuda: Cuda | None = None
+        on_gpu = config.kernels == "auto" and torch.cuda.is_available()
+        if config.kernels == "cuda" and (why := unusable()):
+            raise ValueError(
+                f"kernels is 'cuda' and {why}: expected 'auto', 'reference', 'cpu' or 'triton'"
+            )
+        if config.kernels == "cpu" and config.dtype != "float32":
+            raise ValueError(f"dtype is {config.dtype!r}: expected 'float32' with kernels 'cpu'")
+        if config.kernels in ("auto", "cpu") and config.dtype == "float32":
+            self.engine = Engine(config)
+        if config.kernels in ("triton", "cuda") or on_gpu:
+            try:
+                ops = triton_ops(config.tokens, config.width, config.heads)
+                self.triton = Plain(config, ops)
+            except ValueError as error:
+                if config.kernels != "auto":
+                    raise
+                logging.getLogger("hrm_fast").warning("plain PyTorch on a GPU: %s", error)
+        if config.kernels == "cuda":
+            self.cuda = Cuda(Decider(config), self.triton or self.reference)
+
+    def of(self, weight: Tensor) -> Backend:
+        """The one for weights like this one. ValueError: the one asked for cannot read them."""
+        is_float = weight.dtype == torch.float32
+        here = f"{weight.dtype} on {weight.device}"
+        if self.engine is not None and is_float and weight.device.type == "cpu":
+            return self.engine
+        if self.kernels == "cpu":
+            raise ValueError(f"kernels is 'cpu' and the weights are {here}: expected float32, cpu")
+        if self.cuda is not None and is_float and weight.is_cuda:
+            return self.cuda
+        if self.kernels == "cuda":
+            raise ValueError(
+                f"kernels is 'cuda' and the weights are {here}: expected float32, cuda"
+            )
+        return self.plain_of(weight)
+
+    def plain_of(self, weight: Tensor) -> Plain:
+        """Triton's operations for weights that they can read, or PyTorch's."""
+        if self.triton is None:
+            return self.reference
+        is_float = weight.dtype == torch.float32
+        if self.kernels == "triton" and not is_float:
+            found = f"the weights are {weight.dtype}"
+            raise ValueError(f"kernels is 'triton' and {found}: expected torch.float32")
+        usable = is_float and (weight.is_cuda or self.kernels == "triton")
+        return self.triton if usable else self.reference

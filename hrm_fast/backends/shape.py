@@ -1,0 +1,41 @@
+"""What the fused back ends are told of a model: its sizes, and the order of its parameters."""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from hrm_fast.config import HRMConfig
+
+Keep = Literal["states", "last", "none"]  # of the new z: every token's, the last one's, nothing
+Start = tuple[Tensor, Tensor, Tensor, Tensor | None]  # tokens, z_H, z_L, read
+
+
+class Shape(NamedTuple):
+    """The numbers that decide a model's shape; `cells` are those that have a token."""
+
+    cells: int
+    width: int
+    heads: int
+    inner: int
+    actions: int
+    vocab: int
+    h_layers: int
+    l_layers: int
+    h_cycles: int
+    l_cycles: int
+    learned: bool
+
+    def parameters(self) -> list[tuple[int, ...]]:
+        """Shapes of the parameters, in the order of `HRM.in_order`."""
+        D, F = self.width, self.inner
+        blocks = [(3 * D, D), (D, D), (2 * F, D), (D, F)] * (self.l_layers + self.h_layers)
+        position = [(self.cells + 1, D)] if self.learned else []
+        return [(self.vocab, D), *position, (D,), *blocks, (self.actions, D)]
+
+
+def shape_of(config: HRMConfig) -> Shape:
+    return Shape(
+        config.tokens - 1, config.width, config.heads, config.inner_width, config.actions,
+        config.vocab_size, config.h_layers, config.l_layers, config.h_cycles, config.l_cycles,
+        "learned" in config.positions,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What runs leave, as tables and figures; and where z goes while the model thinks."""

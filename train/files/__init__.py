@@ -1,0 +1,1 @@
+"""Files of a run: checkpoints, those of other code, and folders at URLs."""

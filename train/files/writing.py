@@ -1,0 +1,79 @@
+"""Files that are whole or not there: each is written beside its place, flushed and renamed.
+
+So a crash or a full disk leaves the earlier one as it was.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from safetensors import SafetensorError
+
+
+@contextlib.contextmanager
+def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it if the block ends well, else removed.
+
+    What stood there is renamed to `previous` where that is asked for. A symbolic link is followed:
+    what it points to is replaced. What is there and no regular file, and the links of /dev and
+    /proc, such as /dev/stdout, are written to as they are.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written, in one line that names `path`.
+    """
+    is_special = path.exists() and not path.is_file() and not path.is_dir()
+    if is_special or (path.is_symlink() and str(path).startswith(("/dev/", "/proc/"))):
+        yield path
+        return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        _to_disk(part)
+        if previous is not None:
+            os.replace(path, previous)
+        os.replace(part, path)
+        with contextlib.suppress(OSError):  # not every file system can flush a folder
+            _to_disk(path.parent)
+    except (OSError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        kept = "; what stood there is kept" if path.exists() else ""
+        raise OSError(f"{path} could not be written: {why}{kept}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def open_text(path: Path) -> TextIO:
+    """To write a table's rows to, in UTF-8 whatever the locale; what is no text stays as it is."""
+    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
+@contextlib.contextmanager
+def spelled(path: Path) -> Iterator[str]:
+    """The path for libraries that want it in UTF-8: where it has other bytes, an opened one's."""
+    try:
+        str(path).encode()
+        yield str(path)
+    except UnicodeEncodeError:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            yield f"/proc/self/fd/{opened}"
+        finally:
+            os.close(opened)

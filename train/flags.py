@@ -1,0 +1,79 @@
+"""The command line of `python -m train.dqn` -> Config."""
+
+import dataclasses
+import sys
+from dataclasses import replace
+
+import torch
+
+from envs import GymSpec, MazeSpec
+from train import cli
+from train.config import PRESETS, WITHOUT_GOAL, Config, fit_model_to_board, load, require
+from train.files import remote
+
+
+def parse(args: list[str] | None = None, description: str = "") -> Config:
+    """The command line of `python -m train.dqn`: --preset or --resume first, then the changes."""
+    args = sys.argv[1:] if args is None else args
+    resume = cli.flag(args, "--resume")
+    if resume is not None:
+        require("resume", resume, resume != "", "a run's folder or URL")
+        start = load(remote.here(resume) / "config.json")
+    else:
+        default = "paper-maze" if torch.cuda.is_available() else "maze"
+        start = PRESETS.get(cli.flag(args, "--preset") or default, PRESETS[default])
+    asked, args = cli.take(args, "--env")
+    if asked is not None:
+        start = in_gym(start, asked, resume is not None)
+    check_env_flags(args, start.env)
+    has_map = cli.flag(args, "--env.map") is not None
+    if has_map and isinstance(start.env, MazeSpec):  # the preset's doors belong to its map
+        plain = MazeSpec(map="room")
+        kept = {n: getattr(start.env, n) for n in ("actions", "p_change", "max_steps", "crop_wall")}
+        start = replace(start, env=replace(plain, **kept))
+    config = cli.parse(Config, description, start, args)
+    if isinstance(start.env, GymSpec) and isinstance(config.env, GymSpec):
+        own, new = start.env.id, config.env.id
+        require("env.id", new, own == new, f"{own}, as the run began, or --env gym:ID")
+    if resume is not None:
+        for name in ("preset", "seed", "run_dir"):
+            asked, kept = getattr(config, name), getattr(start, name)
+            require(name.replace("_", "-"), asked, asked == kept, f"{kept!r}, as the run began")
+    fitted = fit_model_to_board(config)
+    reach = config.dqn.hindsight
+    good = reach == fitted.dqn.hindsight or cli.flag(args, "--dqn.hindsight") is None
+    require("dqn.hindsight", reach, good, "0 without hrm.q-token goal")
+    for name in ("cells", "columns", "walls", "actions"):
+        asked, right = getattr(config.hrm, name), getattr(fitted.hrm, name)
+        good = asked in (right, getattr(start.hrm, name), ())
+        require(f"hrm.{name}", asked, good, f"{right}, which follows from env")
+    return fitted
+
+
+def in_gym(start: Config, asked: str, resumes: bool) -> Config:
+    """A starting point on the environment `gym:ID` instead of a maze, or of the one it has."""
+    require("env", asked, not resumes or isinstance(start.env, GymSpec), "none: it began in a maze")
+    spec = GymSpec.parse(asked)
+    if isinstance(start.env, GymSpec):
+        require("env", asked, spec.id == start.env.id, f"gym:{start.env.id}, as the run began")
+        return start
+    if start.hrm.q_token == "goal":  # nobody says that a goal is drawn, or an '@'
+        start = replace(start, **WITHOUT_GOAL)
+    hrm = replace(start.hrm, q_token="mean", cells=1, columns=1, walls=None)
+    return replace(start, env=spec, hrm=hrm, eval_episodes=64)
+
+
+def check_env_flags(args: list[str], env: MazeSpec | GymSpec) -> None:
+    """ValueError: a flag of a maze beside a Gymnasium environment, or the other way round."""
+    own, other = (
+        {name.name.replace("_", "-") for name in dataclasses.fields(kind)}
+        for kind in ((GymSpec, MazeSpec) if isinstance(env, GymSpec) else (MazeSpec, GymSpec))
+    )
+    if isinstance(env, GymSpec):
+        what = "is of a maze", f"one of gym:{env.id}'s: {', '.join(sorted(own - {'id'}))}"
+    else:
+        what = "is of another environment than a maze", "--env gym:ID, at the beginning of a run"
+    for arg in args:
+        name = arg.split("=")[0].replace("_", "-").removeprefix("--env.").removeprefix("no-")
+        if arg.startswith("--env.") and name in other - own:
+            raise ValueError(f"--env.{name} {what[0]}: expected {what[1]}")

@@ -1,0 +1,1 @@
+"""A run on the disk: its folder, its log and its state, and the loop over its updates."""

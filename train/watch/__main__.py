@@ -1,0 +1,88 @@
+"""Watch a trained agent walk, greedily: in the terminal, on a page, in an animated GIF or an MP4.
+
+    python -m train.watch quick [--html agent.html] [--gif agent.gif] [--mp4 agent.mp4]
+
+Beside the board stand the Q values of the decision: the length of a bar is the value from 0 to 1,
+and the chosen action is marked.
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from envs import GymSpec
+from train import cli
+from train.config import SEED_LIMIT, maze_of, require
+from train.evaluate import env_of
+from train.files import agents, checkpoint
+from train.watch import gym, page
+from train.watch.film import write_gif, write_mp4
+from train.watch.terminal import moments, show
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What to show."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A run's folder, one of its .safetensors files, or the name of a trained preset."""
+    episodes: int | None = None
+    """Episodes to show (None: 3, on a page 12)."""
+    seed: int = 0
+    """Which mazes; training sees none of them whatever the seed."""
+    segments: int | None = None
+    """Segments per decision (None: as trained)."""
+    delay: float = 0.3
+    """Seconds between two steps."""
+    html: Path | None = None
+    """Write a page there, which needs nothing else, instead of playing in the terminal."""
+    among: int = 256
+    """Episodes played for the page; it shows failures first, then the longest."""
+    gif: Path | None = None
+    """Write an animated GIF there instead."""
+    mp4: Path | None = None
+    """Write a video there instead; needs ffmpeg."""
+    tile: int = 24
+    """Pixels along a cell of the GIF or the video."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "segments"):
+            value = getattr(self, name)
+            require(name, value, value is None or value >= 1, "1 or more")
+        require("among", self.among, 1 <= self.among <= 2**16, f"1 to {2**16}")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise ValueError(f"seed is {self.seed}: expected 0 to {SEED_LIMIT - 1}")
+        if not 0 <= self.delay <= 60:
+            raise ValueError(f"delay is {self.delay}: expected 0 to 60 seconds")
+        if not 8 <= self.tile <= 128:
+            raise ValueError(f"tile is {self.tile}: expected 8 to 128 pixels")
+
+
+def main() -> None:
+    options = cli.parse(Watch, __doc__ or "")
+    config, hrm = checkpoint.load(agents.find(options.checkpoint))
+    seed, segments = SEED_LIMIT + options.seed, options.segments
+    where = env_of(config)
+    if isinstance(where, GymSpec) and options.html is options.gif is options.mp4 is None:
+        scenes = gym.scenes(hrm, where, options.episodes or 3, seed, segments)
+        return gym.show(scenes, options.delay)
+    spec = maze_of(config)
+    if options.html is not None:
+        among, most = options.among, options.episodes or 12
+        record = functools.partial(page.record, hrm, config, most, among, seed, segments)
+        shown = page.write(options.html, record)
+        print(f"{options.html}: {shown} of {among} episodes, failures first, then the longest")
+    episodes = options.episodes or 3
+    for path, write in ((options.gif, write_gif), (options.mp4, write_mp4)):
+        if path is not None:
+            played = moments(hrm, spec, episodes, seed, segments)
+            frames = write(path, played, spec, options.tile, options.delay)
+            print(f"{path}: {frames} frames, {episodes} episodes")
+    if options.html is options.gif is options.mp4 is None:
+        show(moments(hrm, spec, episodes, seed, segments), spec, options.delay)
+
+
+if __name__ == "__main__":
+    cli.main(main)
