@@ -32,6 +32,7 @@ from train.episodes import greedy, shortest_path_walker
 from train.evaluate import SELECTION_SEED, Result, rollout
 from train.files.agents import RESULTS
 from train.files.checkpoint import load
+from train.files.names import BEST, CONFIG, METRICS
 from train.files.writing import replacing
 
 TABLE = RESULTS / "speedrun.csv"
@@ -51,14 +52,14 @@ Row = dict[str, str]
 
 def train(preset: str, seed: int, folder: Path) -> None:
     """One run with all threads, unless it is there; its log, config and weights go to `folder`."""
-    if (folder / "metrics.csv").exists():
+    if (folder / METRICS).exists():
         return
     run = Path("runs") / "speedrun" / f"{preset}-{seed}"
     shutil.rmtree(run, ignore_errors=True)
     words = ["--preset", preset, "--seed", str(seed), "--run-dir", str(run)]
     subprocess.run([sys.executable, "-m", "train.dqn", *words], check=True, stdout=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "best.safetensors", "metrics.csv"):  # the log last: it is the sign
+    for name in (CONFIG, BEST, METRICS):  # the log last: it is the sign
         shutil.copy(run / name, folder / name)
 
 
@@ -68,7 +69,7 @@ def walk(config: Config, episodes: int, seed: int) -> Result:
 
 def measure(folder: Path, method: str) -> Row:
     """The row of a run."""
-    config, hrm = load(folder / "best.safetensors")
+    config, hrm = load(folder / BEST)
     spec, device = maze_of(config), torch.device("cpu")
     about, _, commit = machine().partition(", commit ")
     walker = walk(config, config.eval_episodes, SELECTION_SEED).success

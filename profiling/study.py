@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from train import cli
 from train import config as configs
 from train.config import SEED_LIMIT, require
+from train.files.names import CONFIG, METRICS, STATE
 from train.flags import parse as parse_flags
 
 FACTORS: dict[str, tuple[object, ...]] = {
@@ -104,7 +105,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
 
 def points(folder: Path) -> list[Point]:
     """The run's evaluations; empty where there are none yet."""
-    path = folder / "metrics.csv"
+    path = folder / METRICS
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -119,7 +120,7 @@ def points(folder: Path) -> list[Point]:
 
 def whole(job: Job) -> bool:
     """Whether the run is at its end. ValueError: the folder holds a run of another command."""
-    note, log = job.folder / "command", job.folder / "metrics.csv"
+    note, log = job.folder / "command", job.folder / METRICS
     asked = shlex.join(job.command)
     if not note.exists() or not log.exists():
         return False
@@ -130,13 +131,13 @@ def whole(job: Job) -> bool:
         )
     with log.open(newline="") as file:
         last = max((int(row["update"]) for row in csv.DictReader(file)), default=0)
-    return last >= configs.load(job.folder / "config.json").updates
+    return last >= configs.load(job.folder / CONFIG).updates
 
 
 def run(job: Job, running: set[subprocess.Popen[bytes]]) -> int:
     """Train in a process of its own, in a group of its own: only we stop it."""
     how = [*job.command, "--run-dir", str(job.folder)]
-    if (job.folder / "state.safetensors").exists():
+    if (job.folder / STATE).exists():
         how = ["--resume", str(job.folder)]
     else:
         shutil.rmtree(job.folder, ignore_errors=True)

@@ -10,9 +10,9 @@ from test_continuation import CPU, small
 from profiling import soak
 from train.config import PRESETS
 from train.files import checkpoint
+from train.files.names import STATE
 from train.run import state
 from train.run.run import Run
-from train.run.state import STATE
 from train.trainer import Trainer
 
 QUICK = PRESETS["quick"]

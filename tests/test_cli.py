@@ -398,3 +398,18 @@ def test_a_taken_run_folder_is_not_overwritten(tmp_path: Path) -> None:
         choose_folder(replace(QUICK, run_dir=str(tmp_path)))
     with pytest.raises(ValueError, match="run-dir is '': expected a folder or a URL"):
         choose_folder(replace(QUICK, run_dir=""))
+
+
+@pytest.mark.parametrize(("word", "lines", "last"), [
+    ("--help", 40, "--help-all lists every flag with a sentence."), ("--help-all", 300, None),
+])  # fmt: skip
+def test_help_is_short_and_help_all_has_every_flag(
+    word: str, lines: int, last: str | None, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse_flags(["--preset", "quick", word])
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) < lines
+    assert ("--dqn.muon-momentum" in said) == (word == "--help-all")
+    assert all(flag in said for flag in ("--preset", "--seed", "--resume", "--hrm.segments"))
+    assert last is None or said.rstrip().endswith(last)

@@ -20,11 +20,11 @@ from hrm_fast import Carry
 from tests.tiny import TINY, all_goals
 from train.config import Config
 from train.evaluate import evaluate
+from train.files.names import PREVIOUS, STATE
 from train.machine import ranks
 from train.replay import Replay, Transition
 from train.run import state
 from train.run.run import Run
-from train.run.state import PREVIOUS, STATE
 from train.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -20,9 +20,10 @@ from train import config as configs
 from train import dqn
 from train.config import Config
 from train.files import checkpoint
+from train.files.names import PREVIOUS, STATE
 from train.run import log, state
 from train.run.run import Run
-from train.run.state import PREVIOUS, STATE, newest
+from train.run.state import newest
 from train.trainer import Trainer
 
 TESTS = Path(__file__).parent

@@ -14,9 +14,9 @@ from test_continuation import CPU
 
 from tests.tiny import TINY
 from train.files import checkpoint
+from train.files.names import STATE
 from train.run.folder import choose_folder
 from train.run.run import Run
-from train.run.state import STATE
 from train.trainer import Trainer
 
 FLAGS = (

@@ -31,12 +31,12 @@ from train import cli, dqn
 from train.analyse import figures
 from train.config import PRESETS, Config
 from train.files import checkpoint
+from train.files.names import STATE
 from train.files.writing import replacing, write_text
 from train.flags import parse as parse_flags
 from train.machine import memory
 from train.run.folder import name_folder
 from train.run.run import Run
-from train.run.state import STATE
 from train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,8 +20,8 @@ from train import cli
 from train import config as configs
 from train.config import PRESETS, Config
 from train.files import checkpoint
+from train.files.names import PREVIOUS, STATE
 from train.run import state
-from train.run.state import PREVIOUS, STATE
 from train.trainer import Trainer
 
 QUICK = PRESETS["quick"]

@@ -70,11 +70,17 @@ def parse(
     args = _read_maps(args)
     try:
         with contextlib.redirect_stderr(said), NUMBERS:
-            return tyro.cli(what, description=description, args=args, **options)
+            return tyro.cli(what, prog=program(), description=description, args=args, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         fail(_first_message(said.getvalue()))
+
+
+def program() -> str | None:
+    """How it was started: `python -m train.dqn`; None: otherwise."""
+    spec = sys.modules["__main__"].__spec__
+    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def flag(args: Sequence[str], name: str) -> str | None:

@@ -1,6 +1,7 @@
-"""Trains HRM-Agent: mazes -> replay -> targets -> segments -> loss -> optimiser -> log.
+"""Train an HRM to walk mazes, by deep Q-learning.
 
 python -m train.dqn --preset quick
+
 torchrun --nproc-per-node 2 -m train.dqn --preset quick
 """
 
@@ -13,6 +14,7 @@ from envs import GymSpec
 from train import cli, flags
 from train.analyse import curve
 from train.config import require
+from train.files.names import CURVE
 from train.machine import ranks
 from train.machine.device import use_deterministic_algorithms
 from train.run.folder import choose_folder, name_folder
@@ -41,7 +43,7 @@ def program() -> int:
             greet(run, device)
             run.train()
             if run.is_writer and trainer.update == config.updates:
-                curve.draw({config.preset: [run.folder]}, run.folder / "learning_curve.png")
+                curve.draw({config.preset: [run.folder]}, run.folder / CURVE)
         status = tell(run) if run.is_writer else 0
         ranks.leave()
     return status
@@ -78,7 +80,7 @@ def tell(run: Run) -> int:
             f"{start} -m train.dqn --resume {config.run_dir}"
         )
         return 130 if run.stopped_by == signal.SIGINT and alone else 0
-    cli.say(f"learning curve in {config.run_dir}/learning_curve.png; judge the agent with:")
+    cli.say(f"learning curve in {config.run_dir}/{CURVE}; judge the agent with:")
     cli.say(
         f"  python -m train.evaluate {config.run_dir}\n  python -m train.watch {config.run_dir}"
     )

@@ -2,23 +2,64 @@
 
 import dataclasses
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from tyro.conf import Suppress
 
 from envs import GymSpec, MazeSpec
+from hrm_fast import HRMConfig
 from train import cli
-from train.config import PRESETS, WITHOUT_GOAL, Config, fit_model_to_board, load, require
+from train.config import (
+    PRESETS,
+    WITHOUT_GOAL,
+    Config,
+    DQNConfig,
+    fit_model_to_board,
+    load,
+    require,
+)
 from train.files import remote
+from train.files.names import CONFIG
+
+
+@dataclass(frozen=True)
+class FirstFlags(Config):
+    """What --help shows: a run's flags without those that few runs change."""
+
+    log_every: Suppress[int] = 0
+    eval_every: Suppress[int] = 0
+    eval_episodes: Suppress[int] = 0
+    save_every: Suppress[int] = 0
+    cuda_graph: Suppress[bool] = True
+    deterministic: Suppress[bool] = False
+    env: Suppress[MazeSpec | GymSpec] = dataclasses.field(default_factory=MazeSpec)
+    hrm: Suppress[HRMConfig] = dataclasses.field(default_factory=HRMConfig)
+    dqn: Suppress[DQNConfig] = dataclasses.field(default_factory=DQNConfig)
+
+
+MORE = """\
+Maze, model and method have flags of their own. Often changed:
+  --env.map FILE  --env.p-change  --env.actions  --env gym:ID
+  --hrm.width  --hrm.segments  --hrm.carry  --hrm.kernels
+  --dqn.num-mazes  --dqn.batch-size  --dqn.gamma  --dqn.learning-rate
+--help-all lists every flag with a sentence."""
 
 
 def parse(args: list[str] | None = None, description: str = "") -> Config:
     """The command line of `python -m train.dqn`: --preset or --resume first, then the changes."""
     args = sys.argv[1:] if args is None else args
+    if {"-h", "--help"} & {*args}:
+        first = {f.name: getattr(PRESETS["maze"], f.name) for f in dataclasses.fields(Config)}
+        try:
+            cli.parse(FirstFlags, description, FirstFlags(**first), ["--help"])
+        finally:
+            print(MORE)
+    args = ["--help" if word == "--help-all" else word for word in args]
     resume = cli.flag(args, "--resume")
     if resume is not None:
         require("resume", resume, resume != "", "a run's folder or URL")
-        start = load(remote.here(resume) / "config.json")
+        start = load(remote.here(resume) / CONFIG)
     else:
         default = "paper-maze" if torch.cuda.is_available() else "maze"
         start = PRESETS.get(cli.flag(args, "--preset") or default, PRESETS[default])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from train.analyse.plots import Axes, Figure, rc_context
+from train.files.names import METRICS
 from train.files.writing import replacing
 
 # Tol's high-contrast scheme: told apart by every kind of eye and, by lightness, in grey; line
@@ -73,7 +74,7 @@ def style(i: int) -> dict[str, str]:
 def points(folder: Path, x: str, unit: float, y: str) -> Points:
     """(x / unit, y) of the rows of a run's log that have a y; ValueError: there is no such log."""
     try:
-        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        with open(folder / METRICS, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row[y]]
             return [(float(row[x]) / unit, float(row[y])) for row in rows]
     except OSError as error:

@@ -27,6 +27,7 @@ from train.episodes import greedy
 from train.evaluate import env_of, rollout
 from train.files import agents
 from train.files.checkpoint import load
+from train.files.names import CONFIG
 from train.files.writing import open_text, replacing
 
 COLUMNS = (
@@ -66,7 +67,7 @@ class Figures:
 def read_run(folder: Path) -> Config:
     """The config of a finished run; ValueError: the folder is empty, or the run has not ended."""
     require("run", str(folder), folder.is_dir(), "a run's folder")
-    config = load_config(folder / "config.json")
+    config = load_config(folder / CONFIG)
     rows = curve.points(folder, "update", 1, "update")
     last = int(rows[-1][0]) if rows else 0
     require(

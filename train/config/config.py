@@ -19,30 +19,30 @@ class Config:
     """Everything that decides a run."""
 
     preset: PresetName
-    """Named starting point; every other flag changes one of its values."""
+    """Start from these settings; every other flag changes one of them."""
     updates: int = 200_000
-    """Optimiser updates in all."""
+    """Stop after so many optimiser updates."""
     seed: int = 0
-    """Seed of weights, mazes, exploration and sampling."""
+    """Seed weights, mazes, exploration and sampling."""
     device: str = "auto"
-    """Where the model runs: auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
+    """Run the model there: auto (a GPU where there is one), cpu, cuda, cuda:1 ..."""
     run_dir: str | None = None
-    """Folder of the run, or a URL that fsspec knows, such as s3://bucket/runs/a (None:
-    runs/PRESET-SEED, with a number behind it if that is taken)."""
+    """Write the run to this folder, or to a URL that fsspec knows, such as s3://bucket/runs/a
+    (None: runs/PRESET-SEED, or the next free name)."""
     resume: str | None = None
-    """Folder or URL of a run to continue; its config is taken, flags beside this one change it."""
+    """Continue the run in this folder or URL with its own settings; other flags change them."""
     log_every: int = 1_000
-    """Updates between two lines of the log."""
+    """Write a line of the log every so many updates."""
     eval_every: int = 2_000
-    """Updates between two greedy evaluations on mazes that training never sees."""
+    """Evaluate greedily, on mazes that training never sees, every so many updates."""
     eval_episodes: int = 256
-    """Episodes of one such evaluation."""
+    """Walk so many episodes in each evaluation."""
     save_every: int = 20_000
-    """Updates between two saves of all that --resume needs."""
+    """Save all that --resume needs every so many updates."""
     cuda_graph: bool = True
-    """Repeat a whole cycle as one CUDA graph where the device is a GPU; off for debugging."""
+    """On a GPU, run every cycle as one CUDA graph; turn it off for debugging."""
     deterministic: bool = False
-    """On a GPU, take only operations that give the same bits every time; a CPU always does."""
+    """On a GPU, use only operations that give the same bits every time, as a CPU always does."""
     wandb: bool = False
     """Log to Weights & Biases as well (pip install wandb)."""
     env: Annotated[MazeSpec | GymSpec, tyro.conf.AvoidSubcommands] = field(default_factory=MazeSpec)

@@ -28,36 +28,36 @@ class DQNConfig:
     """Deep Q-learning (Mnih et al. 2015) as HRM-Agent uses it; defaults as published."""
 
     num_mazes: int = 256
-    """Mazes that are walked side by side."""
+    """Walk so many mazes side by side."""
     batch_size: int = 256
-    """Transitions in a sampled batch, trained on once per segment."""
+    """Draw so many transitions a batch; each segment trains on it once."""
     replay_size: int = 1_048_576
-    """Transitions that the replay keeps."""
+    """Keep the last so many transitions in the replay."""
     learning_starts: int = 1_024
-    """Transitions that are collected before the first update."""
+    """Collect so many transitions before the first update."""
     n_step: int = 1
-    """Rewards summed before the target bootstraps."""
+    """Sum so many rewards before the target bootstraps."""
     hindsight: int = 0
-    """With hrm.q-token goal: the cells that the agent reaches within so many steps after a
-    transition bound the values of these goals from below (0: none do)."""
+    """With hrm.q-token goal: bound a cell's value from below if the agent reached that cell within
+    so many steps after the transition (0: never)."""
     max_abs_reward: float = 1.0
-    """Rewards are learned from as if they were at most this far from 0 (Mnih et al. clip them)."""
+    """Clip rewards to at most this far from 0, as Mnih et al. do."""
     gamma: float = 0.95
-    """Discount of one environment step."""
+    """Discount a reward by this for every environment step."""
     epsilon_start: float = 1.0
-    """Share of random actions at the first update."""
+    """Take this share of actions at random at first."""
     epsilon_end: float = 0.33
-    """Share of random actions once `epsilon_updates` updates are done."""
+    """Take this share of actions at random after `epsilon_updates` updates."""
     epsilon_updates: int = 300_000
-    """Updates over which epsilon falls linearly."""
+    """Lower that share linearly over so many updates."""
     target_decay: float = 0.999
-    """Decay of the target network, a moving average of the weights after every update."""
+    """Decay of the target network: the moving average of the weights."""
     learning_rate: float = 1e-4
-    """AdamATan2's learning rate after the warm-up."""
+    """Learning rate of AdamATan2, after the warm-up."""
     warmup_updates: int = 10_000
-    """Updates over which the learning rates rise linearly, Muon's and the puzzle token's too."""
+    """Raise all learning rates linearly over so many updates."""
     final_learning_rate: float = 1.0
-    """Share of all learning rates that is left at the last update (linear fall; 1 is constant)."""
+    """Lower all learning rates linearly to this share at the last update (1: keep them)."""
     beta1: float = 0.9
     """Decay of the gradient's mean."""
     beta2: float = 0.999
@@ -65,19 +65,19 @@ class DQNConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay of all but the puzzle token."""
     muon_learning_rate: float = 0.0
-    """Learning rate of Muon for the matrices of the blocks; 0 leaves them to AdamATan2."""
+    """Learning rate of Muon, for the blocks' matrices (0: leave them to AdamATan2)."""
     muon_momentum: float = 0.95
-    """Decay of Muon's mean gradient."""
+    """Momentum of Muon."""
     max_grad_norm: float = 0.0
-    """Scale the gradient of all weights down to this norm where it is longer; 0 never does."""
+    """Clip the norm of the whole gradient to this (0: never)."""
     puzzle_learning_rate: float = 1e-2
     """Learning rate of the puzzle token's sign-SGD."""
     puzzle_weight_decay: float = 0.1
     """Decoupled weight decay of the puzzle token."""
     averaged: bool = False
-    """Evaluate and save the moving average of the weights (the target network), not the latest."""
+    """Evaluate and save the moving average of the weights, not the latest."""
     timeout_is_terminal: bool = False
-    """Treat the time limit as an end without future, as the published code does."""
+    """Treat the time limit as an end without future value, as the published code does."""
 
     def __post_init__(self) -> None:
         make_plain(self)

@@ -19,6 +19,7 @@ from torch import Tensor
 from envs import GymSpec
 from hrm_fast import HRM
 from train.config import Config, fit_model_to_board, from_json, require, to_json
+from train.files.names import BEST, LAST
 from train.files.writing import replacing, spelled
 
 DTYPES = {
@@ -132,7 +133,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Config, 
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / n for n in ("best.safetensors", "last.safetensors") if (path / n).exists()]
+        found = [path / n for n in (BEST, LAST) if (path / n).exists()]
         if not found:
             raise ValueError(f"{path} holds no checkpoint: expected best or last.safetensors")
         path = found[0]

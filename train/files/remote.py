@@ -14,10 +14,12 @@ from typing import Any
 
 import fsspec
 
+from train.files.names import BEST, CONFIG, LAST, METRICS
+
 URL = re.compile(r"((?:[a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+):(/+)(.*)", re.IGNORECASE)  # a::b://c too
 HERE = {"file", "local"}
 BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # that know no folders to be made
-WANTED = ("best.safetensors", "last.safetensors", "config.json", "metrics.csv")
+WANTED = (BEST, LAST, CONFIG, METRICS)
 
 
 def url_of(path: str | Path) -> str | None:

@@ -11,10 +11,9 @@ from pathlib import Path
 from train import cli
 from train.config import Config, load, require
 from train.files import remote
+from train.files.names import BEST, CONFIG, PREVIOUS, STATE, WANDB_ID
 from train.files.remote import Mirror
 from train.machine import ranks
-from train.run.log import WANDB_ID
-from train.run.state import PREVIOUS, STATE
 
 
 def mirror_of(config: Config) -> Mirror | None:
@@ -47,9 +46,9 @@ def choose_folder(config: Config) -> Config:
     if config.run_dir is None:
         return config
     # a run that was killed before it had a config is begun anew
-    if not any(remote.has(config.run_dir, name) for name in ("config.json", "best.safetensors")):
+    if not any(remote.has(config.run_dir, name) for name in (CONFIG, BEST)):
         return config
-    theirs = Path(config.run_dir) / "config.json"
+    theirs = Path(config.run_dir) / CONFIG
     if ranks.may_restart() and load(remote.here(theirs)) == config:
         return replace(config, resume=config.run_dir)
     raise ValueError(

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from train import cli
+from train.files.names import METRICS, WANDB_ID
 from train.files.writing import spelled, write_text
 
 COLUMNS = (
@@ -21,14 +22,13 @@ COLUMNS = (
     *("charts/epsilon", "charts/learning_rate", "losses/td_loss", "losses/q_values"),
     *("eval/success", "eval/episodic_length", "eval/episodic_return", "eval/shortest_ratio"),
 )
-WANDB_ID = "wandb.id"  # in a run's folder
 
 
 class Log:
     """Writes a row of numbers everywhere; a resumed run goes on where its state was saved."""
 
     def __init__(self, folder: Path, total: int, update: int, wandb: dict[str, Any] | None) -> None:
-        self.path = folder / "metrics.csv"
+        self.path = folder / METRICS
         self._keep_rows(update)
         self.open = contextlib.ExitStack()
         place = self.open.enter_context(spelled(folder))

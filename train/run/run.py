@@ -21,13 +21,13 @@ from train import cli
 from train.config import Config, require, to_json
 from train.evaluate import SELECTION_SEED, evaluate
 from train.files import checkpoint
+from train.files.names import BEST, CONFIG, LAST, PREVIOUS, STATE
 from train.files.writing import write_text
 from train.machine import ranks
 from train.replay import tensors_of
 from train.run import state
 from train.run.folder import claim, mirror_of
 from train.run.log import Log, Silent
-from train.run.state import PREVIOUS, STATE
 from train.targets import epsilon_at
 from train.trainer import Trainer
 
@@ -64,7 +64,7 @@ class Run:
         self._agree()  # waits for every rank's first state: only then it becomes a run
         if self.is_writer:
             kept = replace(config, resume=None)
-            write_text(self.folder / "config.json", to_json(kept))
+            write_text(self.folder / CONFIG, to_json(kept))
         if self.mirror:
             self.mirror.push()
             self.mirror.may_rename = self.saved_at is not None
@@ -187,7 +187,7 @@ class Run:
         if score >= self.best:
             self.best = score
             if self.is_writer:
-                checkpoint.save(self.folder / "best.safetensors", judged, config)
+                checkpoint.save(self.folder / BEST, judged, config)
         ratio = result.shortest_ratio
         return {
             "eval/success": result.success,
@@ -203,7 +203,7 @@ class Run:
         self.check()
         with self.trainer.phase("save"):
             if self.is_writer:
-                checkpoint.save(self.folder / "last.safetensors", self.trainer.judged, self.config)
+                checkpoint.save(self.folder / LAST, self.trainer.judged, self.config)
             if not weights_only:
                 seconds = time.perf_counter() - self.began
                 previous = None if self.saved_at is None else self.own / PREVIOUS

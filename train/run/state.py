@@ -12,12 +12,12 @@ from train.collect import Collector
 from train.config import require
 from train.files import checkpoint
 from train.files.checkpoint import Damaged
+from train.files.names import PREVIOUS, STATE
 from train.machine import ranks
 from train.optimiser import Optimiser
 from train.replay import Replay
 from train.trainer import Trainer
 
-STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 NUMBERS = ("update", "transitions", "seconds", "best")  # beside the tensors
 
 

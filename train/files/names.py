@@ -1,0 +1,8 @@
+"""The files of a run's folder."""
+
+CONFIG = "config.json"
+METRICS = "metrics.csv"
+BEST, LAST = "best.safetensors", "last.safetensors"  # weights
+STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"  # all that --resume needs
+CURVE = "learning_curve.png"
+WANDB_ID = "wandb.id"
