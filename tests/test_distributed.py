@@ -93,7 +93,9 @@ def be_a_rank(rank: int, world: int, port: int, folder: Path) -> None:
     for name, case in CASES.items():
         torch.save(learn(Trainer(case, CPU)), folder / f"{name}.{rank}.pt")
     go_on_from_the_newest_state_of_all(rank, folder)
-    go_on_from_a_url_that_was_out_of_reach(folder)
+    case = replace(CASES["quick"], run_dir=f"file://{folder}/url")
+    with pytest.raises(ValueError, match="expected a folder that all processes of a job see"):
+        Run(case, Trainer(case, CPU))
     ranks.leave()
 
 
@@ -114,63 +116,6 @@ def go_on_from_the_newest_state_of_all(rank: int, folder: Path) -> None:
     again.close()
     assert (folder / "run/metrics.csv").exists()
     assert not (folder / "run/rank1/metrics.csv").exists()
-
-
-class Crashed(BaseException):
-    """Passes through whatever catches exceptions, as a death does."""
-
-
-def crash(case: Config, out_until: int, at: int | None, in_copy: int | None) -> None:
-    """Train until a crash before the cycle of an update, or in the midst of copying one's state.
-
-    The last rank's copies fail from update 4 on.
-    """
-    run, last = Run(case, Trainer(case, CPU)), ranks.rank() == ranks.world() - 1
-    assert run.mirror is not None
-    files, cycle = run.mirror.fs, run.trainer.cycle
-    put = files.put_file
-
-    def put_or_fail(*paths: str) -> None:
-        update = run.trainer.update
-        if last and 4 <= update < out_until:
-            raise TimeoutError("no answer")
-        if last or update != in_copy:
-            put(*paths)
-        if update == in_copy:
-            raise Crashed
-
-    def cycle_or_crash() -> tuple[Tensor, Tensor]:
-        if run.trainer.update == at:
-            raise Crashed
-        return cycle()
-
-    files.put_file, run.trainer.cycle = put_or_fail, cycle_or_crash
-    with pytest.raises(Crashed):
-        run.train()
-    del files.put_file  # of all that use this file system
-
-
-def go_on_from_a_url_that_was_out_of_reach(folder: Path) -> None:
-    case = replace(CASES["quick"], updates=22, save_every=4, log_every=2)
-    straight = Run(replace(case, run_dir=str(folder / "straight")), Trainer(case, CPU))
-    straight.train()
-    straight.close()
-    for out_until, at, in_copy, newest in (
-        (10, 6, None, 0),
-        (10, 9, None, 0),
-        (10, 10, None, 8),
-        (10, 18, None, 16),
-        (8, None, 8, 0),  # after which the last rank has 8 and 0, the others 4 and 0
-    ):
-        here = replace(case, run_dir=f"file://{folder}/url-{at}")
-        crash(here, out_until, at, in_copy)
-        here = replace(here, resume=here.run_dir)
-        again = Run(here, Trainer(here, CPU))
-        assert again.trainer.update == newest
-        again.train()
-        again.close()
-        for name, x in state.tensors(straight.trainer).items():
-            assert torch.equal(x, state.tensors(again.trainer)[name]), name
 
 
 def start_ranks(world: int, folder: Path) -> None:

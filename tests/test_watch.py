@@ -4,7 +4,6 @@ import contextlib
 import os
 import pty
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -156,48 +155,6 @@ def test_watch_thinks_as_many_segments_as_asked(saved, run):
     obs = MazeBatch(SPEC, 1, seed=SEED_LIMIT).reset()
     assert played[0].q == hrm.decide(obs, segments=3)[0][0].tolist()
     assert played[0].q != hrm.decide(obs)[0][0].tolist()
-
-
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg: apt-get install ffmpeg")
-@pytest.mark.parametrize("tile", [15, 16])  # a video has no odd sides
-def test_watch_writes_a_video(saved, run, tmp_path, tile):
-    path, hrm = saved
-    video = tmp_path / "agent.mp4"
-    code, out, err = run(watch, path, "--episodes", 2, "--mp4", video, "--tile", tile)
-    played = list(moments(hrm, SPEC, 2, SEED_LIMIT))
-    assert (code, err) == (0, "")
-    assert out == f"{video}: {len(played)} frames, 2 episodes\n"
-    assert os.listdir(tmp_path) == ["agent.mp4"]
-    wanted = [np.asarray(picture(m, SPEC, tile)).astype(int) for m in played]
-    rows, cols = (-(-side // 2) * 2 for side in wanted[0].shape[:2])
-    decode = ("ffmpeg", "-v", "error", "-i", video, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
-    raw = subprocess.run(decode, check=True, capture_output=True).stdout
-    frames = np.frombuffer(raw, np.uint8).reshape(-1, rows, cols, 3).astype(int)
-    shown = [i for i, m in enumerate(played) for _ in range(4 if m.end else 1)]
-    assert len(frames) == len(shown)
-    for frame, i in zip(frames, shown, strict=True):
-        drawn = frame[: wanted[i].shape[0], : wanted[i].shape[1]]
-        assert np.abs(drawn - wanted[i]).mean() < 6  # a lossy codec, colours at half the size
-
-
-def test_without_ffmpeg_it_says_so(saved, run, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    code, out, err = run(watch, saved[0], "--mp4", tmp_path / "agent.mp4")
-    assert (code, out) == (2, "")
-    assert "mp4 is" in err and "expected ffmpeg on the PATH" in err and err.count("\n") == 1
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_ffmpeg_that_fails_leaves_no_video(saved, run, tmp_path, monkeypatch):
-    (tmp_path / "bin").mkdir()
-    fake = tmp_path / "bin" / "ffmpeg"
-    fake.write_text("#!/bin/sh\necho first >&2; echo 'no such codec' >&2; exit 1\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", str(fake.parent))
-    code, out, err = run(watch, saved[0], "--mp4", tmp_path / "agent.mp4")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "agent.mp4 could not be written: no such codec" in err
-    assert os.listdir(tmp_path) == ["bin"]
 
 
 @pytest.mark.parametrize("what", ["missing", "truncated", "text", "folder"])

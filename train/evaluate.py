@@ -2,7 +2,7 @@
 
 python -m train.evaluate runs/quick-0 --episodes 1024 --json result.json
 
-Also checkpoints of the published code: HRM-Agent's `.ckpt`, and with --puzzles sapientinc/HRM's.
+Also HRM-Agent's own checkpoints, `.ckpt`.
 """
 
 import json
@@ -148,28 +148,6 @@ def env_of(config: Config, asked: str | None = None) -> MazeSpec | GymSpec:
     return spec
 
 
-def solve(
-    checkpoint: Path, folder: Path, most: int, segments: int | None, json_file: str | None
-) -> None:
-    """How many puzzles a model of sapientinc/HRM's code answers rightly in every cell."""
-    inputs, labels = peer.read_puzzles(folder, most)
-    hrm = peer.load_puzzler(checkpoint, inputs.shape[1])
-    highest, most = int(inputs.max()), hrm.config.vocab_size - 1
-    require("inputs", highest, highest <= most, f"at most {most}, what the model knows")
-    answers = [peer.answer(hrm, part, segments) for part in inputs.split(AT_ONCE)]
-    counts = labels > 0
-    right = (torch.cat(answers) == labels) | ~counts
-    n, k = len(right), int(right.all(1).sum())
-    low, high = wilson(k, n)
-    cells = (right & counts).sum().item() / max(1, counts.sum().item())
-    print(
-        f"{checkpoint}: {n} puzzles, right {k / n:.1%} ({low:.1%} to {high:.1%}), cells {cells:.1%}"
-    )
-    if json_file:
-        numbers = {"puzzles": n, "exact": k / n, "exact_low": low, "exact_high": high}
-        write_text(Path(json_file), json.dumps(numbers | {"cells": cells}, indent=2) + "\n")
-
-
 def program(
     checkpoint: tyro.conf.Positional[str],
     episodes: int = 1024,
@@ -178,7 +156,6 @@ def program(
     json_file: Annotated[str | None, tyro.conf.arg(name="json")] = None,
     device: str = "cpu",
     env: str | None = None,
-    puzzles: Path | None = None,
 ) -> None:
     """Evaluate a checkpoint.
 
@@ -190,13 +167,10 @@ def program(
         json_file: File for the numbers.
         device: Where the model runs.
         env: gym:ID or gym:MODULE:ID, to walk there and not where it was trained.
-        puzzles: Folder of sapientinc/HRM's test puzzles, for a checkpoint of its code.
     """
     require("episodes", episodes, episodes >= 1, "1 or more")
     require("seed", seed, 0 <= seed < SEED_LIMIT, f"0 to {SEED_LIMIT - 1}")
     require("segments", segments, segments is None or segments >= 1, "1 or more")
-    if puzzles is not None:
-        return solve(Path(checkpoint), puzzles, episodes, segments, json_file)
     path = agents.find(checkpoint)
     config, hrm = (peer.load if path.suffix == ".ckpt" else load)(path, choose_device(device))
     spec = env_of(config, env)

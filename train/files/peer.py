@@ -1,13 +1,12 @@
-"""Checkpoints of the published code, read without running any of theirs.
+"""HRM-Agent's `.ckpt`, read without running any of its code.
 
-HRM-Agent's `.ckpt` holds its configuration, so an agent comes back whole. sapientinc/HRM's holds
-weights alone: its model answers a puzzle token by token, and is judged on puzzles (`Puzzles`).
+It holds its configuration beside the weights, so an agent comes back whole.
 """
 
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,60 +115,3 @@ def restored(weights: dict[str, Tensor], shape: HRMConfig) -> HRM:
         if name not in given and "q_head" not in name:
             raise ValueError(f"{name} is missing: expected {list(expected)}")
     return from_reference(weights, shape)
-
-
-class Puzzles(NamedTuple):
-    """Puzzles as sapientinc/HRM's data sets hold them; a label of 0 does not count."""
-
-    inputs: Tensor  # uint8 [n, cells]
-    labels: Tensor  # uint8 [n, cells]
-
-
-def read_puzzles(folder: Path, most: int) -> Puzzles:
-    """The first puzzles of a folder with all__inputs.npy and all__labels.npy."""
-    parts = []
-    for name in ("inputs", "labels"):
-        path = folder / f"all__{name}.npy"
-        try:
-            array = np.load(path, mmap_mode="r")[:most]
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} ({error}): expected puzzles as sapientinc/HRM") from None
-        good = array.ndim == 2 and array.dtype.kind in "iu" and array.size > 0
-        good = good and array.min() >= 0 and array.max() < 256
-        require(str(path), f"{array.dtype} {array.shape}", good, "integers [n, cells], 0 to 255")
-        parts.append(torch.from_numpy(array.astype(np.uint8)))
-    require("labels", list(parts[1].shape), parts[0].shape == parts[1].shape, "those of inputs")
-    return Puzzles(*parts)
-
-
-def load_puzzler(path: Path, cells: int, heads: int | None = None) -> HRM:
-    """sapientinc/HRM's model, its shape read off the weights; cycles as published, 2 x 2.
-
-    Every row of its token head becomes an action. heads None: one for 64 numbers, as published.
-    """
-    weights = {name.removeprefix("_orig_mod."): x for name, x in read(path).items()}
-    try:
-        vocab, width = weights[f"{PLACE}embed_tokens.embedding_weight"].shape
-        layers = [
-            len({name.split(".")[4] for name in weights if name.startswith(f"{PLACE}{x}_level.")})
-            for x in "HL"
-        ]
-        gate_up = weights[f"{PLACE}H_level.layers.0.mlp.gate_up_proj.weight"]
-        shape = HRMConfig(
-            cells=cells, actions=vocab, vocab=vocab, width=width, inner=len(gate_up) // 2,
-            heads=heads or max(1, width // 64), h_layers=layers[0], l_layers=layers[1],
-            segments=16, carry="reset",
-            positions="learned" if f"{PLACE}embed_pos.embedding_weight" in weights else "rope",
-        )  # fmt: skip
-        return restored(weights, shape).eval()
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"{path} has no {error}: expected sapientinc/HRM's weights") from None
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-@torch.no_grad()
-def answer(hrm: HRM, inputs: Tensor, segments: int | None = None) -> Tensor:
-    """The likeliest token of every cell, int64 [n, cells]."""
-    _, carry = hrm.decide(inputs, segments=segments)
-    return (carry.z_H[:, 1:].to(hrm.q_head.dtype) @ hrm.q_head.T).argmax(-1)

@@ -17,11 +17,14 @@ from train.machine import ranks
 
 
 def mirror_of(config: Config) -> Mirror | None:
-    """For a run at a URL: with all that it is resumed from, if it is."""
-    url, rank = remote.url_of(config.run_dir or ""), ranks.rank()
+    """For a run at a URL: with all that it is resumed from, if it is.
+
+    ValueError: the URL is this process's own memory, or the run is a job of several processes.
+    """
+    url = remote.url_of(config.run_dir or "")
     if url is None:
         return None
-    url += f"/rank{rank}" if rank else ""
+    require("run-dir", url, ranks.world() == 1, "a folder that all processes of a job see")
     lasts = not url.startswith("memory:")
     require("run-dir", url, lasts, "a place that outlasts this process")
     mirror = Mirror(url, Path(tempfile.mkdtemp(prefix="hrm_fast-")), {STATE: PREVIOUS})

@@ -36,7 +36,7 @@ class Run:
     """A run's folder: its log, its checkpoints, and the signals that end it early.
 
     In a job rank 0 writes there, and every other rank its own state in a folder `rankR` inside.
-    A run at a URL is written to a folder here, by each rank, and copied.
+    A run at a URL is written to a folder here and copied.
     """
 
     def __init__(self, config: Config, trainer: Trainer) -> None:
@@ -44,7 +44,7 @@ class Run:
         self.mirror = mirror_of(config)
         self.folder = self.mirror.folder if self.mirror else Path(config.run_dir or "")
         self.is_writer = ranks.rank() == 0
-        inside = "" if self.is_writer or self.mirror else f"rank{ranks.rank()}"
+        inside = "" if self.is_writer else f"rank{ranks.rank()}"
         self.own = self.folder / inside
         self.lock = claim(self.own)
         self.signal = self.stopped_by = 0  # that came to this process; that ended the run
@@ -234,21 +234,14 @@ class Run:
         raise ValueError(f"{what}; all was well at update {self.finite_at}{kept}")
 
     def upload(self) -> None:
-        """Copy what is new to the run's URL, if it has one; what fails is tried again later.
-
-        Until every rank has copied its state, all keep the last one that every rank has there.
-        """
+        """Copy what is new to the run's URL, if it has one; what fails is tried again later."""
         if self.mirror is None:
             return
-        failed = 0
         try:
             self.mirror.push()
-        except OSError as error:
-            failed = 1
-            say = self.log.say if self.is_writer else cli.say
-            say(f"not copied, to be tried again: {error}")
-        if ranks.all_reduce_max(_number(failed)) == 0:
             self.mirror.may_rename = self.saved_at is not None
+        except OSError as error:
+            self.log.say(f"not copied, to be tried again: {error}")
 
     def close(self) -> None:
         """Finish the log and let go of environments and folder.

@@ -1,1 +1,1 @@
-"""Trained agents at work: in the terminal, on a page, in a GIF or a video."""
+"""Trained agents at work: in the terminal, on a page, in a GIF."""

@@ -1,6 +1,6 @@
-"""Watch a trained agent walk, greedily: in the terminal, on a page, in an animated GIF or an MP4.
+"""Watch a trained agent walk, greedily: in the terminal, on a page or in an animated GIF.
 
-    python -m train.watch quick [--html agent.html] [--gif agent.gif] [--mp4 agent.mp4]
+    python -m train.watch quick [--html agent.html] [--gif agent.gif]
 
 Beside the board stand the Q values of the decision: the length of a bar is the value from 0 to 1,
 and the chosen action is marked.
@@ -18,7 +18,7 @@ from train.config import SEED_LIMIT, maze_of, require
 from train.evaluate import env_of
 from train.files import agents, checkpoint
 from train.watch import gym, page
-from train.watch.film import write_gif, write_mp4
+from train.watch.film import write_gif
 from train.watch.terminal import moments, show
 
 
@@ -42,10 +42,8 @@ class Watch:
     """Episodes played for the page; it shows failures first, then the longest."""
     gif: Path | None = None
     """Write an animated GIF there instead."""
-    mp4: Path | None = None
-    """Write a video there instead; needs ffmpeg."""
     tile: int = 24
-    """Pixels along a cell of the GIF or the video."""
+    """Pixels along a cell of the GIF."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "segments"):
@@ -65,7 +63,7 @@ def main() -> None:
     config, hrm = checkpoint.load(agents.find(options.checkpoint))
     seed, segments = SEED_LIMIT + options.seed, options.segments
     where = env_of(config)
-    if isinstance(where, GymSpec) and options.html is options.gif is options.mp4 is None:
+    if isinstance(where, GymSpec) and options.html is options.gif is None:
         scenes = gym.scenes(hrm, where, options.episodes or 3, seed, segments)
         return gym.show(scenes, options.delay)
     spec = maze_of(config)
@@ -75,12 +73,11 @@ def main() -> None:
         shown = page.write(options.html, record)
         print(f"{options.html}: {shown} of {among} episodes, failures first, then the longest")
     episodes = options.episodes or 3
-    for path, write in ((options.gif, write_gif), (options.mp4, write_mp4)):
-        if path is not None:
-            played = moments(hrm, spec, episodes, seed, segments)
-            frames = write(path, played, spec, options.tile, options.delay)
-            print(f"{path}: {frames} frames, {episodes} episodes")
-    if options.html is options.gif is options.mp4 is None:
+    if options.gif is not None:
+        played = moments(hrm, spec, episodes, seed, segments)
+        frames = write_gif(options.gif, played, spec, options.tile, options.delay)
+        print(f"{options.gif}: {frames} frames, {episodes} episodes")
+    if options.html is options.gif is None:
         show(moments(hrm, spec, episodes, seed, segments), spec, options.delay)
 
 

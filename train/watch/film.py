@@ -1,7 +1,5 @@
-"""Greedy episodes as pictures: an animated GIF, or a video by ffmpeg."""
+"""Greedy episodes as an animated GIF."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,30 +47,4 @@ def write_gif(path: Path, played: Iterator[Moment], spec: MazeSpec, tile: int, d
         milliseconds = [max(20, round(1000 * delay * (4 if m.end else 1))) for m in shown]
         first, *rest = (picture(moment, spec, tile) for moment in shown)
         first.save(file, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0)
-    return len(shown)
-
-
-def write_mp4(path: Path, played: Iterator[Moment], spec: MazeSpec, tile: int, delay: float) -> int:
-    """Write the moments to a video and return how many; the file is whole or not there.
-
-    ValueError: there is no ffmpeg. OSError: it failed, with the last line that it said.
-    """
-    if (ffmpeg := shutil.which("ffmpeg")) is None:
-        raise ValueError(f"mp4 is {path}: expected ffmpeg on the PATH, which is not there")
-    with replacing(path) as part:
-        part.touch()  # a bad path fails here
-        shown = list(played)
-        images = [picture(moment, spec, tile) for moment in shown]
-        even = f"pad=ceil(iw/2)*2:ceil(ih/2)*2:color=0x{bytes(PAPER).hex()}"  # as yuv420p wants
-        size, rate = f"{images[0].width}x{images[0].height}", 1 / max(delay, 0.02)
-        source = f"-f rawvideo -pix_fmt rgb24 -s {size} -r {rate:.6f} -i -".split()
-        result = f"-vf {even} -pix_fmt yuv420p -movflags +faststart -f mp4".split()
-        command = [ffmpeg, "-v", "error", "-y", *source, *result, str(part)]
-        frames = (
-            image.tobytes() * (4 if m.end else 1) for m, image in zip(shown, images, strict=True)
-        )
-        done = subprocess.run(command, input=b"".join(frames), stderr=subprocess.PIPE, check=False)
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise OSError(said[-1] if said else f"ffmpeg ended with {done.returncode}")
     return len(shown)
