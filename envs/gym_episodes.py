@@ -58,7 +58,7 @@ class Episodes:
         number, ends = self._number(reward), self._flag("terminated", terminated)
         cut = self._flag("truncated", truncated)
         if cut and not ends and self.steps < self.limit:
-            tell(
+            warn(
                 f"gym:{self.name} truncates episodes by itself",
                 f", one after {self.steps} steps: there the limit of {self.limit} does not hold",
             )
@@ -115,14 +115,14 @@ def close(env: gymnasium.Env[Any, Any], name: str) -> None:
     try:
         env.close()
     except Exception as error:
-        tell(f"gym:{name} raises in close", f" ({reason(error)}): it may have left something open")
+        warn(f"gym:{name} raises in close", f" ({reason(error)}): it may have left something open")
 
 
 def reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def tell(what: str, more: str) -> None:
+def warn(what: str, more: str) -> None:
     """A warning, `what` and `more` of it; each `what` once in a process."""
     if what not in _told:
         _told.add(what)

@@ -71,13 +71,13 @@ def rope_tables(config: HRMConfig) -> Rope | None:
         return None
     cell = torch.tensor(config.seen, dtype=torch.int64, device="cpu")
     if config.positions == "rope":
-        angle = turns(F.pad(cell + 1, (1, 0)), config.head_size // 2, config.rope_base)
+        angle = rope_angles(F.pad(cell + 1, (1, 0)), config.head_size // 2, config.rope_base)
     else:
         assert config.columns is not None
         place = torch.stack((cell // config.columns, cell % config.columns)) + 1
         row, column = F.pad(place, (1, 0))
         pairs = config.head_size // 4
-        by_row, by_column = (turns(p, pairs, config.rope_base) for p in (row, column))
+        by_row, by_column = (rope_angles(p, pairs, config.rope_base) for p in (row, column))
         angle = torch.cat((by_row, by_column), dim=1)
     cos, sin = angle.cos(), angle.sin()  # [T, K/2]
     return torch.cat((cos, cos), 1).unsqueeze(1), torch.cat((-sin, sin), 1).unsqueeze(1)
@@ -95,12 +95,12 @@ def learned_positions(config: HRMConfig) -> torch.Tensor:
         assert config.columns is not None
         cell = torch.tensor(config.seen, dtype=torch.int64, device="cpu")
         place = (cell // config.columns, cell % config.columns)
-        angle = torch.cat([turns(p, width // 4, 20.0) for p in place], dim=1)  # [cells, D/2]
+        angle = torch.cat([rope_angles(p, width // 4, 20.0) for p in place], dim=1)  # [cells, D/2]
         position[1:] = torch.cat((angle.sin(), angle.cos()), dim=1) * (2 / width) ** 0.5
     return position
 
 
-def turns(position: torch.Tensor, pairs: int, base: float) -> torch.Tensor:
+def rope_angles(position: torch.Tensor, pairs: int, base: float) -> torch.Tensor:
     """Angles [T, pairs]: position times base^(-i / pairs).
 
     In float32, as the published code does it: its angles are off by up to 4e-6 radians at 143

@@ -130,7 +130,7 @@ int main(int, char **argv) {
             LAUNCH(divergent_shuffle, 1, kThreads, 0, nullptr, out);
         else if (which == "two collectives")
             LAUNCH(two_collectives, 1, kThreads, 0, nullptr, out);
-        else if (which == "behind the end")
+        else if (which == "past the end")
             LAUNCH(behind_the_end, 1, kThreads, 64, nullptr);
         else if (which == "product by shuffles")
             LAUNCH(products, 1, 32, 0, nullptr, &difference);

@@ -75,7 +75,9 @@ def test_native_modules_know_their_sources(tmp_path: Path) -> None:
     names["check"](_maze, "maze")
     with pytest.raises(ImportError, match=r"_native.*was built from other sources than .*/csrc"):
         names["check"](_native, "hrm")
-    (tmp_path / "csrc" / "common" / "turn.h").rename(tmp_path / "csrc" / "common" / "turned.h")
+    (tmp_path / "csrc" / "common" / "fork_safe_mutex.h").rename(
+        tmp_path / "csrc" / "common" / "renamed.h"
+    )
     for module, room in modules:
         with pytest.raises(ImportError, match="was built from other sources"):
             names["check"](module, room)

@@ -184,7 +184,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     restored = {name: bits_of(x) for name, x in state.tensors(run.trainer).items()}
     assert differing(saved, restored) == []
     weights = checkpoint.load(old / "last.safetensors")[1].state_dict()
-    assert all(torch.equal(x, run.trainer.judged.state_dict()[n]) for n, x in weights.items())
+    assert all(torch.equal(x, run.trainer.eval_model.state_dict()[n]) for n, x in weights.items())
     assert run.trainer.update == 8
     run.train()
     run.close()

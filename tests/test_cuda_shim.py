@@ -58,7 +58,7 @@ def test_shim_brings_copies_no_earlier_than_waited_for(faults: Any) -> None:
     ("divergent barrier", "not all threads of a block reach __syncthreads"),
     ("divergent shuffle", "not all lanes of a warp reach __shfl_sync"),
     ("two collectives", "lanes of a warp meet in"),
-    ("behind the end", "a block wrote behind its shared memory"),
+    ("past the end", "a block wrote past its shared memory"),
     ("part of a warp", "a block has 33 threads: expected whole warps of 32"),
 ])  # fmt: skip
 def test_shim_ends_with_an_error(faults: Any, case: str, message: str) -> None:

@@ -81,7 +81,7 @@ def learn(trainer: Trainer) -> dict[str, Any]:
         "boards": ranks.all_gather(trainer.collector.obs),
         "actions": ranks.all_gather(trainer.replay.state()["a_tm1"].T),
         "episodes": trainer.collector.finished(),
-        "evaluated": evaluate(trainer.judged, trainer.config.env, 20, seed=1),
+        "evaluated": evaluate(trainer.eval_model, trainer.config.env, 20, seed=1),
     }
 
 

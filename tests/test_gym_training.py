@@ -66,10 +66,10 @@ def test_an_agent_of_fewer_tokens_is_not_let_in(tmp_path: Path) -> None:
 def test_learns_a_frozen_lake() -> None:
     flags = ("--updates", "250", "--dqn.epsilon-updates", "150", "--dqn.num-mazes", "32")
     trainer = Trainer(small_config(LAKE, *flags), CPU)
-    untrained = evaluate.evaluate(trainer.judged, LAKE, 8, seed=1)
+    untrained = evaluate.evaluate(trainer.eval_model, LAKE, 8, seed=1)
     while trainer.update < trainer.config.updates:
         trainer.cycle()
-    trained = evaluate.evaluate(trainer.judged, LAKE, 8, seed=1)
+    trained = evaluate.evaluate(trainer.eval_model, LAKE, 8, seed=1)
     assert untrained.success == 0
     assert (trained.success, trained.mean_length, trained.mean_return) == (1, 6, 1)
     assert trained.shortest_ratio is None
@@ -171,7 +171,7 @@ def test_learns_rooms_of_others(package: str, name: str, updates: int) -> None:
     trainer = Trainer(small_config(GymSpec(name), "--updates", str(updates)), CPU)
     while trainer.update < updates:
         trainer.cycle()
-    assert evaluate.evaluate(trainer.judged, trainer.config.env, 64, seed=1).success >= 0.95
+    assert evaluate.evaluate(trainer.eval_model, trainer.config.env, 64, seed=1).success >= 0.95
 
 
 def test_rewards_are_clipped_and_counted_whole() -> None:
@@ -190,4 +190,4 @@ def test_learns_the_way_along_a_cliff() -> None:
     trainer = Trainer(config, CPU)
     while trainer.update < config.updates:
         trainer.cycle()
-    assert evaluate.evaluate(trainer.judged, config.env, 1, seed=1).mean_return == -13
+    assert evaluate.evaluate(trainer.eval_model, config.env, 1, seed=1).mean_return == -13

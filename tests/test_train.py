@@ -183,8 +183,8 @@ def test_halting_is_learned() -> None:
 
 def test_averaged_weights_are_the_judged_ones() -> None:
     trainer = Trainer(replace(TINY, dqn=replace(TINY.dqn, averaged=True)), CPU)
-    assert trainer.judged is trainer.target
-    assert Trainer(TINY, CPU).judged.get_parameter("embed").requires_grad
+    assert trainer.eval_model is trainer.target
+    assert Trainer(TINY, CPU).eval_model.get_parameter("embed").requires_grad
 
 
 def test_run_writes_its_folder(tmp_path: Path) -> None:
@@ -301,10 +301,10 @@ def test_learns_a_room() -> None:
         )
     )  # fmt: skip
     trainer = Trainer(config, CPU)
-    untrained = evaluate(trainer.judged, config.env, 512, seed=1).success
+    untrained = evaluate(trainer.eval_model, config.env, 512, seed=1).success
     while trainer.update < config.updates:
         trainer.cycle()
-    trained = evaluate(trainer.judged, config.env, 512, seed=1).success
+    trained = evaluate(trainer.eval_model, config.env, 512, seed=1).success
     print(f"{untrained:.1%} -> {trained:.1%}")
     assert untrained < 0.5
     assert trained >= 0.9

@@ -44,7 +44,7 @@ def program() -> int:
             run.train()
             if run.is_writer and trainer.update == config.updates:
                 curve.draw({config.preset: [run.folder]}, run.folder / CURVE)
-        status = tell(run) if run.is_writer else 0
+        status = report(run) if run.is_writer else 0
         ranks.leave()
     return status
 
@@ -61,7 +61,7 @@ def greet(run: Run, device: torch.device) -> None:
         run.log.say("new episodes begin: the environment has no way to save those that ran")
 
 
-def tell(run: Run) -> int:
+def report(run: Run) -> int:
     """The run's last words; returns its exit status."""
     config, trainer, alone = run.config, run.trainer, ranks.world() == 1
     if trainer.phase.seconds:

@@ -79,7 +79,7 @@ class Trainer:
         best = best_action(self.target, tokens, seed) if self.hrm.config.halting else None
         carry = self.hrm.carry_from(seed)
         for s in range(updates):
-            with phase("segment"):  # there and back: the fused engine goes both ways at once
+            with phase("segment"):  # forward and backward: the fused engine goes both ways at once
                 if best is None:
                     last = s + 1 == self.config.hrm.segments
                     carry, q, loss = self.hrm.td_segment(carry, tokens, a_tm1, y, weight, last=last)
@@ -97,6 +97,6 @@ class Trainer:
         self.replay.add(self.collector.step(self.hrm, epsilon, self.generator))
 
     @property
-    def judged(self) -> HRM:
+    def eval_model(self) -> HRM:
         """The weights that are evaluated and saved."""
         return self.target if self.config.dqn.averaged else self.hrm

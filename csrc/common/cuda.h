@@ -50,7 +50,7 @@ inline void check(cudaError_t error, const char *call, const char *file, int lin
 
 // 16 bytes from global to shared memory without a register in between. They are there for the
 // thread that copied after async_wait<N> (all but its last N commits), for the block after the
-// barrier behind that.
+// barrier past that.
 __device__ inline void async_copy16(void *shared, const void *global) {
 #ifdef __CUDACC__
     const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));

@@ -5,7 +5,7 @@
 // next is drawn from a seeded generator, so that a missing barrier shows. So does its neighbour's
 // luck: shared memory is filled with NaN before every block, a copy's target when the copy is
 // issued; what is copied arrives at the wait, not before. A barrier that not every thread reaches,
-// threads of a warp in different collectives, and writes behind the shared memory raise
+// threads of a warp in different collectives, and writes past the shared memory raise
 // std::runtime_error.
 //
 // Limits: whole warps only (block size a multiple of 32), collectives of all 32 lanes, arrays
@@ -13,8 +13,8 @@
 // time.
 #pragma once
 
+#include "common/fork_safe_mutex.h"
 #include "common/switch_stack.h"
-#include "common/turn.h"
 
 #include <cstdint>
 #include <cstdlib>
@@ -77,7 +77,7 @@ struct Warp {
 };
 
 struct Machine {
-    Turn turn; // one launch at a time
+    ForkSafeMutex turn; // one launch at a time
     uint64_t order = 1;
     std::function<void()> kernel;
     std::vector<Thread> threads;
@@ -259,7 +259,7 @@ inline void run_block(size_t shared_bytes) {
         throw std::runtime_error(machine.error);
     for (size_t i = 0; i < kGuard; ++i)
         if (shared_memory()[shared_bytes + i] != 0xFF)
-            throw std::runtime_error("a block wrote behind its shared memory");
+            throw std::runtime_error("a block wrote past its shared memory");
 }
 
 inline void launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel) {
@@ -269,7 +269,7 @@ inline void launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<voi
     if (threads == 0 || threads % kWarp != 0)
         throw std::runtime_error("a block has " + std::to_string(threads) +
                                  " threads: expected whole warps of 32");
-    const std::lock_guard<Turn> alone(machine.turn);
+    const std::lock_guard<ForkSafeMutex> alone(machine.turn);
     gridDim = grid, blockDim = block;
     machine.kernel = std::move(kernel);
     if (machine.threads.size() != threads) {

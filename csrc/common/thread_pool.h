@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "common/turn.h"
+#include "common/fork_safe_mutex.h"
 
 class ThreadPool {
   public:
@@ -26,7 +26,7 @@ class ThreadPool {
     int size() const { return threads_; }
 
     // Calls job(0) ... job(size() - 1), one per thread, and returns when all are done.
-    // One caller at a time, guarded by a Turn; `job` must not throw.
+    // One caller at a time, guarded by a ForkSafeMutex; `job` must not throw.
     void run(const std::function<void(int)> &job) {
         if (threads_ == 1)
             return job(0);
@@ -105,10 +105,10 @@ class ThreadPool {
         bool stopping_ = false;
     };
 
-    bool is_forked() const { return forks_ != Turn::forks(); }
+    bool is_forked() const { return forks_ != ForkSafeMutex::forks(); }
 
     void start() {
-        forks_ = Turn::forks();
+        forks_ = ForkSafeMutex::forks();
         if (threads_ > 1)
             crew_ = std::make_unique<Crew>(threads_ - 1);
     }

@@ -96,10 +96,10 @@ double gradient(Engine &engine, const std::vector<Address> &from, int size, Addr
             throw py::index_error("a_tm1 has the action " + std::to_string(actions[b]) +
                                   ": expected 0 to " + std::to_string(engine.shape().actions - 1));
     const Loss loss = !action ? Loss::kNone : weight ? Loss::kGoals : Loss::kTD;
-    const Pull pull{loss,           actions,        at<float>(target), at<float>(weight),
-                    at<float>(d_q), at<float>(d_H), at<float>(d_L)};
+    const Upstreams upstream{loss,           actions,        at<float>(target), at<float>(weight),
+                             at<float>(d_q), at<float>(d_H), at<float>(d_L)};
     py::gil_scoped_release unlocked;
-    return engine.gradient(model, batch, pull, at<float>(q), at<float>(new_H), at<float>(new_L),
+    return engine.gradient(model, batch, upstream, at<float>(q), at<float>(new_H), at<float>(new_L),
                            gradients);
 }
 

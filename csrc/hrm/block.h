@@ -1,4 +1,4 @@
-// One block, there and back: y = rms(x1 + down (silu(gate x1) * up x1)), where
+// One block, forward and backward: y = rms(x1 + down (silu(gate x1) * up x1)), where
 // x1 = rms(x + out attention(rope(q), rope(k), v)). Formulas: kernels/attention_block.py and
 // kernels/swiglu_block.py.
 //
@@ -68,16 +68,17 @@ inline void rms_backward(float *dy, const float *y, const float *r, int R, const
     }
 }
 
-// Turns the heads of R rows (row r is token rows[r]) and multiplies by `scale`; `back` turns the
-// other way. x'[i] = x[i] cos[i] + x[i +- K/2] sin[i]; back, the sines swap their halves.
-inline void turn(float *x, long ld, const Model &m, const int *rows, int R, float scale,
-                 bool back) {
+// Rotates the heads of R rows (row r is token rows[r]) and multiplies by `scale`; `backward`
+// rotates the other way. x'[i] = x[i] cos[i] + x[i +- K/2] sin[i]; backward, the sines swap their
+// halves.
+inline void rope(float *x, long ld, const Model &m, const int *rows, int R, float scale,
+                 bool backward) {
     const int heads = m.layout->shape.heads, K = m.layout->K, Kp = m.layout->Kp, half = K / 2;
     const float *const cos = m.cos, *const sin = m.sin;
     for (int r = 0; r < R; ++r) {
         const long at = static_cast<long>(rows ? rows[r] : r) * K;
-        const float *c = cos + at, *low = sin + at + (back ? half : 0),
-                    *high = sin + at + (back ? 0 : half);
+        const float *c = cos + at, *low = sin + at + (backward ? half : 0),
+                    *high = sin + at + (backward ? 0 : half);
         float *a = x + r * ld;
         for (int head = 0; head < heads; ++head, a += Kp) {
             float *b = a + half;
@@ -102,18 +103,19 @@ inline void scale_rows(float *x, long ld, int R, int width, float scale) {
             store(x + i, load(x + i) * scale);
 }
 
-// Queries (of some rows) are turned and scaled, keys only turned; or their gradients turned back.
-inline void turn_both(float *qkv, const Model &m, const int *rows, int R, bool back) {
+// Queries (of some rows) are rotated and scaled, keys only rotated; or their gradients rotated
+// back.
+inline void rope_both(float *qkv, const Model &m, const int *rows, int R, bool backward) {
     const Layout &l = *m.layout;
     const long ld = 3L * l.HK;
     const float scale = 1.0F / sqrtf(l.K);
     if (!m.cos)
         return scale_rows(qkv, ld, R, l.HK, scale);
-    turn(qkv, ld, m, rows, R, scale, back);
-    turn(qkv + l.HK, ld, m, nullptr, l.T, 1.0F, back);
+    rope(qkv, ld, m, rows, R, scale, backward);
+    rope(qkv + l.HK, ld, m, nullptr, l.T, 1.0F, backward);
 }
 
-// [T, Kp] with rows ld apart -> [Kp, Tp], the columns behind T zero.
+// [T, Kp] with rows ld apart -> [Kp, Tp], the columns past T zero.
 inline void transpose(float *to, const float *from, long ld, const Layout &l) {
     const int T = l.T, Tp = l.Tp, Kp = l.Kp;
     for (int k = 0; k < Kp; ++k, to += Tp) {
@@ -128,18 +130,18 @@ inline void transpose(float *to, const float *from, long ld, const Layout &l) {
 // that a row need not wait for its own maximum.
 inline void softmax(float *scores, float *top, float *inv, int R, const Layout &l) {
     const int T = l.T, Tp = l.Tp, whole = T / kLanes * kLanes;
-    vec outside; // 0, and for the columns behind T so much that nothing is left of them
+    vec outside; // 0, and for the columns past T so much that nothing is left of them
     for (int i = 0; i < kLanes; ++i)
         outside[i] = whole + i < T ? 0.0F : -1e30F;
     for (int t = 0; t < R; ++t) {
         float *s = scores + static_cast<long>(t) * Tp;
         vec most = splat(-1e30F);
         for (int i = 0; i < whole; i += kLanes)
-            most = larger(most, load(s + i));
+            most = max(most, load(s + i));
         if (whole < Tp) {
             const vec rest = load(s + whole) + outside;
             store(s + whole, rest);
-            most = larger(most, rest);
+            most = max(most, rest);
         }
         top[t] = largest(most);
     }
@@ -185,7 +187,7 @@ inline void gated(float *h, const float *gu, int R, int Fp) {
         }
 }
 
-// s.x [T, Dp] -> s.y [R, Dp]; they may be the same memory. `keep` what the way back reads.
+// s.x [T, Dp] -> s.y [R, Dp]; they may be the same memory. `keep` what backward reads.
 inline void block_forward(const Model &m, int layer, Saved &s, Scratch &w, const int *rows, int R,
                           bool keep) {
     const Layout &l = *m.layout;
@@ -200,7 +202,7 @@ inline void block_forward(const Model &m, int layer, Saved &s, Scratch &w, const
     } else {
         multiply<false>(s.qkv, ld, {x, l.Dp, 1}, {W.qkv, ld}, l.T, 3 * l.HK, l.Dp);
     }
-    turn_both(s.qkv, m, rows, R, false);
+    rope_both(s.qkv, m, rows, R, false);
     attention(m, s, w, R);
     multiply<false>(s.x1, l.Dp, {s.o, l.HK, 1}, {W.out, l.Dp}, R, l.Dp, l.HK);
     rms_residual(s.x1, x, s.r1, R, l);
@@ -233,7 +235,7 @@ inline void softmax_backward(float *p, float *dp, const float *d_o, const float 
     }
 }
 
-// The way back through attention: w.d_o [R, HK] -> w.d_qkv [T, 3 HK], turned back.
+// Backward through attention: w.d_o [R, HK] -> w.d_qkv [T, 3 HK], rotated back.
 inline void attention_backward(const Model &m, const Saved &s, Scratch &w, const int *rows, int R) {
     const Layout &l = *m.layout;
     const long ld = 3L * l.HK;
@@ -257,7 +259,7 @@ inline void attention_backward(const Model &m, const Saved &s, Scratch &w, const
             multiply<false>(dq + t * ld, ld, {w.d_scores, l.Tp, 1}, {k, ld}, n, l.Kp, l.T);
         }
     }
-    turn_both(w.d_qkv, m, rows, R, true);
+    rope_both(w.d_qkv, m, rows, R, true);
 }
 
 // Gradients of gate and up from that of h, and h once more.
@@ -273,7 +275,7 @@ inline void gated_backward(float *d_gu, float *h, const float *d_h, const float 
         }
 }
 
-// The way back through the SwiGLU: w.d_y [R, Dp] becomes the gradient of x1.
+// Backward through the SwiGLU: w.d_y [R, Dp] becomes the gradient of x1.
 inline void swiglu_backward(const Layout &l, const BlockWeights &W, float *grad, const Saved &s,
                             Scratch &w, int R) {
     float *d_gate_up = grad + l.qkv + l.out, *d_down = d_gate_up + l.gate_up;

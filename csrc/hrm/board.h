@@ -1,12 +1,12 @@
-// Segments of one board, there and back. This is the whole algorithm: everything a board needs
-// stays in its thread's caches, and boards share nothing but the weights.
+// Segments of one board, forward and backward. This is the whole algorithm: everything a board
+// needs stays in its thread's caches, and boards share nothing but the weights.
 //
 //     e = scale * ([puzzle, embed(tokens)] + position)
 //     for h in H_cycles:  for l in L_cycles:  z_L = L(z_L + z_H + e)
 //                         z_H = H(z_H + z_L)
 //     q = head z_H[read]
 //
-// One-step gradient: only the last call of L and the last call of H are gone back through.
+// One-step gradient: only the last call of L and the last call of H carry gradient.
 #pragma once
 
 #include "hrm/block.h"
@@ -39,7 +39,7 @@ inline void embed(const Model &m, const uint8_t *tokens, float *e) {
 }
 
 // Calls one level. Without gradient it works in place on w.x; with it, every layer keeps what its
-// way back reads, from the first one's x to the last one's y.
+// backward pass reads, from the first one's x to the last one's y.
 inline void level(const Model &m, int first, int layers, Scratch &w, const int *rows, int R,
                   bool keep) {
     const Layout &l = *m.layout;

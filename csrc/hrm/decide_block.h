@@ -1,7 +1,7 @@
 // One block of `B` boards, on 16 tokens of each: y = rms(x1 + down (silu(gate x1) * up x1)), where
 // x1 = rms(x + out attention(rope(q), rope(k), v)), as block.h has it for a CPU.
 //
-// A strip of weights read from shared memory serves all boards of the warp. Rows behind T are
+// A strip of weights read from shared memory serves all boards of the warp. Rows past T are
 // computed like others, from zeros; their keys are masked, so nobody sees them.
 #pragma once
 
@@ -108,10 +108,10 @@ template <typename E, int N> __device__ inline void rms_norm(Tile<E> (&x)[N], Su
         x[j] = pack<E>(y[j]);
 }
 
-// Turns one head's pairs (x[i], x[i + K / 2]) by the tokens' angles. N = K / 16: eight columns of
+// Rotates one head's pairs (x[i], x[i + K / 2]) by the tokens' angles. N = K / 16: eight columns of
 // the first half and their partners in the second are n and n + N.
 template <typename E, int B, int N>
-__device__ inline void turn(Sum (&x)[N][B], const Place<E> &at) {
+__device__ inline void rope(Sum (&x)[N][B], const Place<E> &at) {
     if (!at.rope)
         return;
     const int lane = lane_of_thread();
@@ -151,7 +151,7 @@ __device__ inline void project(Tile<E> (&q)[B][D / 16], const Tile<E> (&x)[B][D 
                 clear(y[i]);
                 outputs(y[i], x, stream.strip());
             }
-            turn<E, B, N>(y, at);
+            rope<E, B, N>(y, at);
 #pragma unroll
             for (int i = 0; i < N; ++i)
 #pragma unroll
@@ -171,7 +171,7 @@ __device__ inline void project(Tile<E> (&q)[B][D / 16], const Tile<E> (&x)[B][D 
     }
 }
 
-// Scores of 16 tokens with the keys of one tile, those behind T at minus infinity.
+// Scores of 16 tokens with the keys of one tile, those past T at minus infinity.
 template <typename E, int N>
 __device__ inline Sum scores(const Tile<E> *q, const Tile<E> *keys, int tile, int T) {
     Sum s{};
@@ -250,7 +250,7 @@ __device__ inline void attention_block(Tile<E> (&x)[B][D / 16], Stream<E, D> &st
     constexpr int N = K / 16;
     Tile<E> q[B][D / 16];
     project<E, D, K, B>(q, x, stream, at);
-    __syncthreads(); // written by all warps; the next block's come behind its first chunk's barrier
+    __syncthreads(); // written by all warps; the next block's come after its first chunk's barrier
     const int lane = lane_of_thread();
 #pragma unroll
     for (int b = 0; b < B; ++b)

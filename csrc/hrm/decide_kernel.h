@@ -86,7 +86,7 @@ __device__ inline void each_pair(Tile<E> &x, int j, int T, F what) {
     }
 }
 
-// States and embedding of one board, zeros behind T. A code outside the table becomes NaN.
+// States and embedding of one board, zeros past T. A code outside the table becomes NaN.
 template <typename E, int D>
 __device__ inline void begin(const Memory<E> &m, const Work &work, int b, long board) {
     const DecideArgs &a = work.args;
@@ -217,7 +217,7 @@ __device__ inline void write_results(const Memory<E> &m, const Work &work, int f
             write_states<E, D>(m, work, b, first + b);
     if (!work.args.q)
         return;
-    __syncthreads(); // z_H of all warps; the next boards begin behind the barrier below
+    __syncthreads(); // z_H of all warps; the next boards begin after the barrier below
     for (int b = 0; b < there; ++b)
         read_vector<E, D>(m, work, b, first + b);
     __syncthreads();

@@ -254,7 +254,7 @@ void Engine::each(int count, const std::function<void(int, Scratch &)> &job) {
 
 void Engine::decide(const Parameters &parameters, const Batch &batch, int segments, float *q,
                     float *z_H, float *z_L, bool last_only) {
-    std::lock_guard<Turn> turn(turn_);
+    std::lock_guard<ForkSafeMutex> lock(mutex_);
     pack(parameters, false);
     const long state = last_only ? layout_.D : static_cast<long>(layout_.T) * layout_.D;
     each(batch.size, [&](int b, Scratch &scratch) {
@@ -265,30 +265,30 @@ void Engine::decide(const Parameters &parameters, const Batch &batch, int segmen
     });
 }
 
-double Engine::gradient(const Parameters &parameters, const Batch &batch, const Pull &pull,
+double Engine::gradient(const Parameters &parameters, const Batch &batch, const Upstreams &upstream,
                         float *q, float *z_H, float *z_L, const Parameters &gradients) {
-    std::lock_guard<Turn> turn(turn_);
+    std::lock_guard<ForkSafeMutex> lock(mutex_);
     pack(parameters, true);
     const int chunks = std::min(kChunks, batch.size);
     const long A = layout_.shape.actions, state = static_cast<long>(layout_.T) * layout_.D;
-    const long targets = pull.loss == Loss::kGoals ? layout_.shape.cells : 1;
+    const long targets = upstream.loss == Loss::kGoals ? layout_.shape.cells : 1;
     gradients_.resize(chunks * layout_.total);
     losses_.resize(batch.size);
     each(chunks, [&](int chunk, Scratch &scratch) {
         float *grad = gradients_.data() + chunk * layout_.total;
         std::fill(grad, grad + layout_.total, 0.0F);
         const long first = static_cast<long>(chunk) * batch.size / chunks;
-        const long behind = (chunk + 1L) * batch.size / chunks;
-        for (long b = first; b < behind; ++b) {
+        const long end = (chunk + 1L) * batch.size / chunks;
+        for (long b = first; b < end; ++b) {
             const auto at = [b](auto *p, long stride) { return p ? p + b * stride : p; };
-            const Upstream up{pull.loss,
-                              pull.action ? pull.action[b] : 0,
+            const Upstream up{upstream.loss,
+                              upstream.action ? upstream.action[b] : 0,
                               1.0F / batch.size,
-                              at(pull.target, targets),
-                              at(pull.weight, targets),
-                              at(pull.q, A),
-                              at(pull.z_H, state),
-                              at(pull.z_L, state)};
+                              at(upstream.target, targets),
+                              at(upstream.weight, targets),
+                              at(upstream.q, A),
+                              at(upstream.z_H, state),
+                              at(upstream.z_L, state)};
             const Result to{q + b * A, at(z_H, state), at(z_L, state), false};
             losses_[b] =
                 code_.gradient(model_, start(batch, static_cast<int>(b)), up, to, grad, scratch);

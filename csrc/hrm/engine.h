@@ -27,7 +27,7 @@ struct Batch {
 };
 
 // A loss (layout.h), or gradients from outside; null: none.
-struct Pull {
+struct Upstreams {
     Loss loss;
     const int64_t *action;        // [B]
     const float *target, *weight; // TD: [B], unread; goals: [B, cells] each
@@ -54,8 +54,8 @@ class Engine {
 
     // One segment and its gradients, in the same bits whatever the number of threads. Returns the
     // sum of the boards' losses.
-    double gradient(const Parameters &parameters, const Batch &batch, const Pull &pull, float *q,
-                    float *z_H, float *z_L, const Parameters &gradients);
+    double gradient(const Parameters &parameters, const Batch &batch, const Upstreams &upstream,
+                    float *q, float *z_H, float *z_L, const Parameters &gradients);
 
   private:
     void pack(const Parameters &parameters, bool both);
@@ -68,7 +68,7 @@ class Engine {
     const Instructions &code_;
     bool poison_;
     ThreadPool pool_;
-    Turn turn_; // calls from several threads take turns
+    ForkSafeMutex mutex_; // calls from several threads take turns
     Model model_;
     std::vector<float> cos_, sin_;
     std::vector<float> forward_, backward_, table_, position_, head_;

@@ -14,7 +14,7 @@ struct Shape {
     int h_layers, l_layers, h_cycles, l_cycles;
 };
 
-// A block's matrices: as stored [out, in] for the way back, transposed [in, out] for the way there.
+// A block's matrices: as stored [out, in] for backward, transposed [in, out] for forward.
 struct BlockWeights {
     const float *qkv, *out, *gate_up, *down;
 };
@@ -30,7 +30,7 @@ struct Layout {
     int layers; // of both levels
 };
 
-// What the way back of one block reads.
+// What the backward pass of one block reads.
 struct Saved {
     float *x;         // [T, Dp] input
     float *qkv;       // [T, 3 HK] queries (turned, times 1 / sqrt K), keys (turned), values

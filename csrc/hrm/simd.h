@@ -38,20 +38,20 @@ inline vec splat(float x) {
 
 // The compilers see no minimum in AVX2's a ? : of vectors, and no root in a loop over lanes.
 #if HRM_LANES == 8
-inline vec larger(vec a, vec b) {
+inline vec max(vec a, vec b) {
     return _mm256_max_ps(a, b);
 }
-inline vec smaller(vec a, vec b) {
+inline vec min(vec a, vec b) {
     return _mm256_min_ps(a, b);
 }
 inline vec square_root(vec v) {
     return _mm256_sqrt_ps(v);
 }
 #else
-inline vec larger(vec a, vec b) {
+inline vec max(vec a, vec b) {
     return a > b ? a : b;
 }
-inline vec smaller(vec a, vec b) {
+inline vec min(vec a, vec b) {
     return a < b ? a : b;
 }
 inline vec square_root(vec v) {
@@ -83,7 +83,7 @@ inline float largest(vec v) {
 
 // e^x to 1 ulp for x in [-87, 88], held at the ends beyond: 2^n e^r with |r| <= ln 2 / 2.
 inline vec exponential(vec x) {
-    x = smaller(larger(x, splat(-87.0F)), splat(88.0F));
+    x = min(max(x, splat(-87.0F)), splat(88.0F));
     const float magic = 12582912.0F; // 1.5 * 2^23: adding it rounds to an integer
     const vec shifted = x * kLog2E + magic;
     const vec n = shifted - magic;

@@ -70,12 +70,12 @@ void Batch::write_all(uint8_t *obs) const {
 }
 
 void Batch::observe(uint8_t *obs) const {
-    const std::lock_guard<Turn> lock(turn_);
+    const std::lock_guard<ForkSafeMutex> lock(mutex_);
     write_all(obs);
 }
 
 void Batch::reset(uint8_t *obs) {
-    const std::lock_guard<Turn> lock(turn_);
+    const std::lock_guard<ForkSafeMutex> lock(mutex_);
     for_ranges([&](int begin, int end) {
         uint16_t scratch[2 * kMaxCells];
         for (int i = begin; i < end; ++i)
@@ -86,7 +86,7 @@ void Batch::reset(uint8_t *obs) {
 
 void Batch::step(const int64_t *actions, uint8_t *obs, float *reward, bool *terminated,
                  bool *truncated, uint8_t *final_obs) {
-    const std::lock_guard<Turn> lock(turn_);
+    const std::lock_guard<ForkSafeMutex> lock(mutex_);
     int64_t bits = 0; // actions is a power of two: a bad action has a bit beyond the good ones
     for (int i = 0; i < num_envs(); ++i)
         bits |= actions[i];
@@ -137,7 +137,7 @@ void Batch::step_range(int begin, int end, const int64_t *actions, uint8_t *obs,
 }
 
 void Batch::get_state(uint8_t *boards, int32_t *elapsed, int64_t *clock) const {
-    const std::lock_guard<Turn> lock(turn_);
+    const std::lock_guard<ForkSafeMutex> lock(mutex_);
     for (int i = 0; i < num_envs(); ++i) {
         std::memcpy(boards + static_cast<size_t>(i) * spec_.cells, board(i), spec_.cells);
         elapsed[i] = mazes_[i].elapsed;
@@ -171,7 +171,7 @@ Maze Batch::read_board(int i, const uint8_t *board) const {
 }
 
 void Batch::set_state(const uint8_t *boards, const int32_t *elapsed, const int64_t *clock) {
-    const std::lock_guard<Turn> lock(turn_);
+    const std::lock_guard<ForkSafeMutex> lock(mutex_);
     std::vector<Maze> mazes(num_envs());
     for (int i = 0; i < num_envs(); ++i) {
         mazes[i] = read_board(i, boards + static_cast<size_t>(i) * spec_.cells);
@@ -192,21 +192,21 @@ void Batch::set_state(const uint8_t *boards, const int32_t *elapsed, const int64
 }
 
 void Batch::give(Maze *mazes, uint8_t *boards) const {
-    const std::lock_guard<Turn> lock(turn_);
+    const std::lock_guard<ForkSafeMutex> lock(mutex_);
     std::copy(mazes_.begin(), mazes_.end(), mazes);
     for (int i = 0; i < num_envs(); ++i)
         std::memcpy(boards + static_cast<size_t>(i) * spec_.cells, board(i), spec_.cells);
 }
 
 void Batch::take(const Maze *mazes, const uint8_t *boards) {
-    const std::lock_guard<Turn> lock(turn_);
+    const std::lock_guard<ForkSafeMutex> lock(mutex_);
     std::copy(mazes, mazes + num_envs(), mazes_.begin());
     for (int i = 0; i < num_envs(); ++i)
         std::memcpy(board(i), boards + static_cast<size_t>(i) * spec_.cells, spec_.cells);
 }
 
 void Batch::shortest_path(int32_t *length, int64_t *action) {
-    const std::lock_guard<Turn> lock(turn_);
+    const std::lock_guard<ForkSafeMutex> lock(mutex_);
     for_ranges([&](int begin, int end) {
         for (int i = begin; i < end; ++i) {
             Bits<kMaxWords> open{};

@@ -62,7 +62,7 @@ class Batch {
     void write_all(uint8_t *obs) const;
     template <typename Job> void for_ranges(const Job &job);
 
-    mutable Turn turn_;
+    mutable ForkSafeMutex mutex_;
     const Spec spec_;
     const uint64_t seed_;
     const uint32_t first_;

@@ -34,7 +34,7 @@ from kernels.triton.common import (
     tile,
     tuned,
 )
-from kernels.triton.rope import turn
+from kernels.triton.rope import rotate
 
 LARGEST_PIECE = 64  # of 128, the scores of a tile spill registers on sm_80
 
@@ -70,7 +70,7 @@ def turned(
     h = tl.arange(0, BH)
     low, high = project(x, w, h, H, d, D), project(x, w + H * D, h, K - H, d, D)
     if ROPE:
-        low, high = turn(low, high, cos, sin, t, T, K, BH)
+        low, high = rotate(low, high, cos, sin, t, T, K, BH)
     return low, high
 
 

@@ -53,13 +53,13 @@ def load_turned(
     low = tl.load(at, (t < T)[:, None] & (h < H)[None, :], other=0.0)
     high = tl.load(at + H, (t < T)[:, None] & (h < K - H)[None, :], other=0.0)
     if ROPE:
-        low, high = turn(low, high, cos_at, sin_at, t, T, K, BH)
+        low, high = rotate(low, high, cos_at, sin_at, t, T, K, BH)
         low, high = opaque(low), opaque(high)
     return low, high
 
 
 @triton.jit
-def turn(low, high, cos_at, sin_at, t, T, K: tl.constexpr, BH: tl.constexpr):
+def rotate(low, high, cos_at, sin_at, t, T, K: tl.constexpr, BH: tl.constexpr):
     """Both halves [R, BH] of q or k after rope."""
     cos, sin = angles(cos_at, sin_at, t, T, K, BH)
     x, y = low.to(tl.float32), high.to(tl.float32)

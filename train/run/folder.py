@@ -78,7 +78,7 @@ def name_folder(config: Config) -> Config:
     raise AssertionError("names do not end")
 
 
-def claim(folder: Path) -> int:
+def lock_folder(folder: Path) -> int:
     """Make the folder, lock it, and clear away what a killed process was just writing.
 
     The lock lasts until the returned descriptor is closed, at the latest until the process ends.

@@ -26,7 +26,7 @@ from train.files.writing import write_text
 from train.machine import ranks
 from train.replay import tensors_of
 from train.run import state
-from train.run.folder import claim, mirror_of
+from train.run.folder import lock_folder, mirror_of
 from train.run.log import Log, Silent
 from train.targets import epsilon_at
 from train.trainer import Trainer
@@ -46,7 +46,7 @@ class Run:
         self.is_writer = ranks.rank() == 0
         inside = "" if self.is_writer else f"rank{ranks.rank()}"
         self.own = self.folder / inside
-        self.lock = claim(self.own)
+        self.lock = lock_folder(self.own)
         self.signal = self.stopped_by = 0  # that came to this process; that ended the run
         self.save_asked = 0  # 1: by a signal to this process
         self.saved_at: int | None = None  # of our STATE, where that is whole
@@ -72,7 +72,7 @@ class Run:
     def _resume(self) -> tuple[float, float]:
         trainer, config = self.trainer, self.config
         numbers, path, skipped = state.newest(self.own, trainer)
-        for _ in range(2):  # whoever is older now may have left one behind that is older still
+        for _ in range(2):  # whoever is older now may have left one past that is older still
             if trainer.update > ranks.all_reduce_min(_number(trainer.update)):
                 skipped.append(f"{path} is newer than another process's state")
                 path = self.own / PREVIOUS
@@ -180,7 +180,7 @@ class Run:
 
     def _evaluate(self) -> dict[str, float]:
         """Greedy episodes on mazes that training never sees; the best weights so far are kept."""
-        config, judged = self.config, self.trainer.judged
+        config, judged = self.config, self.trainer.eval_model
         with self.trainer.phase("evaluate"):
             result = evaluate(judged, config.env, config.eval_episodes, SELECTION_SEED)
         score = result.mean_return if isinstance(config.env, GymSpec) else result.success
@@ -203,7 +203,7 @@ class Run:
         self.check()
         with self.trainer.phase("save"):
             if self.is_writer:
-                checkpoint.save(self.folder / LAST, self.trainer.judged, self.config)
+                checkpoint.save(self.folder / LAST, self.trainer.eval_model, self.config)
             if not weights_only:
                 seconds = time.perf_counter() - self.began
                 previous = None if self.saved_at is None else self.own / PREVIOUS

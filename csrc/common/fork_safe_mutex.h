@@ -8,20 +8,20 @@
 
 #include <pthread.h>
 
-class Turn {
+class ForkSafeMutex {
   public:
-    Turn() {
+    ForkSafeMutex() {
         const std::lock_guard<std::mutex> lock(all().mutex);
-        all().turns.insert(this);
+        all().mutexes.insert(this);
     }
 
-    ~Turn() {
+    ~ForkSafeMutex() {
         const std::lock_guard<std::mutex> lock(all().mutex);
-        all().turns.erase(this);
+        all().mutexes.erase(this);
     }
 
-    Turn(const Turn &) = delete;
-    Turn &operator=(const Turn &) = delete;
+    ForkSafeMutex(const ForkSafeMutex &) = delete;
+    ForkSafeMutex &operator=(const ForkSafeMutex &) = delete;
 
     void lock() { mutex_.lock(); }
     void unlock() { mutex_.unlock(); }
@@ -32,7 +32,7 @@ class Turn {
   private:
     struct All {
         std::mutex mutex;
-        std::set<Turn *> turns;
+        std::set<ForkSafeMutex *> mutexes;
         std::atomic<unsigned> forks{0};
 
         All() { pthread_atfork(before_fork, after_fork, in_child); }
@@ -45,13 +45,13 @@ class Turn {
 
     static void before_fork() {
         all().mutex.lock();
-        for (Turn *turn : all().turns)
-            turn->lock();
+        for (ForkSafeMutex *one : all().mutexes)
+            one->lock();
     }
 
     static void after_fork() {
-        for (Turn *turn : all().turns)
-            turn->unlock();
+        for (ForkSafeMutex *one : all().mutexes)
+            one->unlock();
         all().mutex.unlock();
     }
 
