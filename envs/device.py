@@ -19,7 +19,9 @@ DTYPES = {
 
 
 class OnDevice:
-    """The mazes of `native`, which stays on the host, checks what comes in and is else out of date.
+    """The mazes of `native`, kept on a device.
+
+    `native` stays on the host and checks what comes in; its own mazes are out of date until `pull`.
 
     On device "cpu" the kernels are played by one thread of the host: for tests.
     """

@@ -1,5 +1,7 @@
-"""One Gymnasium environment of others, episode after episode. What it returns is checked at every
-step, and what is not as Gymnasium's API has it is a `ValueError` in one line."""
+"""Runs one Gymnasium environment that others wrote, episode after episode.
+
+Checks at every step that it keeps to Gymnasium's API; raises a one-line `ValueError` where not.
+"""
 
 import traceback
 from typing import Any
@@ -32,7 +34,7 @@ class Episodes:
     ) -> None:
         self.env, self.name, self.tokens = env, name, tokens
         self.first_action, self.limit, self.key = first_action, limit, key
-        self.episode = self.steps = 0  # begun; of the present episode
+        self.episode = self.steps = 0  # episodes begun; steps of the present one
         self.is_nethack = name.startswith("MiniHack-")
 
     def reset(self) -> Row:
@@ -40,7 +42,7 @@ class Episodes:
         number = int(np.random.SeedSequence((*self.key, self.episode)).generate_state(1)[0] >> 1)
         self.episode += 1
         self.steps = 0
-        if self.is_nethack:  # which does not listen to the seed of `reset`
+        if self.is_nethack:  # MiniHack ignores the seed given to `reset`
             self.env.unwrapped.seed(number, number, reseed=False)  # type: ignore[attr-defined]
         came = self._call("reset", seed=number)
         if not isinstance(came, tuple) or len(came) != 2 or not isinstance(came[1], dict):

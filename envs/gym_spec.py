@@ -27,7 +27,7 @@ class Fit(NamedTuple):
     tokens: Tokens
     actions: spaces.Discrete
     limit: int  # steps after which an episode is truncated
-    whose: str  # the limit is
+    whose: str  # where the limit comes from, in words
 
 
 @dataclass(frozen=True)
@@ -229,9 +229,9 @@ class GymSpec:
 
 
 def _own_limit(env: gymnasium.Env[Any, Any], package: str | None, asked: int | None) -> int | None:
-    """Steps after which the environment itself ends an episode, where it can be seen.
+    """Steps after which the environment itself ends an episode; None: it shows none.
 
-    That gives way to a longer one that is asked for.
+    Raises the environment's own limit to `asked` where that is longer.
     """
     places: list[tuple[Any, str]] = []
     inner: Any = env
@@ -249,6 +249,6 @@ def _own_limit(env: gymnasium.Env[Any, Any], package: str | None, asked: int | N
             setattr(place, name, asked)
             if package == "minigrid":
                 inner.fixed_max_steps = True
-    if package == "minihack":  # where it ends an episode as if it were lost, on a blank
+    if package == "minihack":  # at its limit it ends as if the game were lost, on a blank board
         inner._max_episode_steps = 2**31
     return own

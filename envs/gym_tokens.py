@@ -136,7 +136,7 @@ def in_words(value: Any) -> str:
         return f"{kind} of {len(value)}"
     try:
         text = " ".join((str if isinstance(value, np.generic) else repr)(value).split())
-    except Exception:  # a stranger's too
+    except Exception:  # a stranger's str or repr may raise anything
         text = "one"
     return f"{text[:60]} ({kind})"
 

@@ -17,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 
 from envs import render
 from envs.maze import MazeBatch
-from envs.spec import MazeSpec, check_integer, plain
+from envs.spec import NAMED_MAPS, MazeSpec, check_integer, plain
 
 Board = npt.NDArray[np.uint8]
 Info = dict[str, Any]
@@ -239,7 +239,8 @@ def _picture(board: Board, maze: MazeSpec, mode: str) -> Picture:
     return render.ansi(board, maze) if mode == "ansi" else render.rgb(board, maze)
 
 
-for _name, _map in (("FourRooms", "four-rooms"), ("Corridors", "corridors"), ("Room", "room")):
+for _map in NAMED_MAPS:
+    _name = _map.title().replace("-", "")
     if f"hrm_fast/{_name}-v0" not in gymnasium.registry:
         gymnasium.register(
             id=f"hrm_fast/{_name}-v0",

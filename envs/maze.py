@@ -21,13 +21,14 @@ if _digest.exists():  # not so where only the packages are installed
 class MazeBatch:
     """N mazes of one kind (HRM-Agent, arXiv 2510.22832) with automatic reset in the same step.
 
-    Maze i draws its random numbers from (seed, first + i, its own number of steps and resets), so
-    that it runs the same whatever `num_envs` and `threads` are, and several batches can be parts of
-    one; a copy (`copy.deepcopy`, `pickle`) goes on like the original. `threads` 0: one per core,
-    but at least 4,096 mazes each. `device` is where the tensors live, and the mazes too where it is
-    a GPU and the module was built with nvcc (`is_resident`): kernels with the same rules and random
-    numbers move them, and `step` and `reset` do not wait for the host; the other methods go through
-    it.
+    Maze i draws its random numbers from (seed, first + i, its own number of steps and resets). So
+    it runs the same for every `num_envs` and `threads`, and a batch can be split by `first`. A copy
+    (`copy.deepcopy`, `pickle`) goes on like the original. `threads` 0: one per core, but at least
+    4,096 mazes each.
+
+    `device` is where the tensors live. The mazes live there too if it is a GPU and the module was
+    built with nvcc (`is_resident`): kernels with the same rules and random numbers step them, and
+    `step` and `reset` do not wait for the host; the other methods work on the host's copy.
 
     Raises `ValueError` for arguments out of range. One thread may use a batch at a time; others
     wait.
@@ -73,10 +74,10 @@ class MazeBatch:
         """Moves every agent: `actions` is [N], any integer type, 0 N, 1 E, 2 S, 3 W, with 8 also
         4 NE, 5 SE, 6 SW, 7 NW.
 
-        The tensors are new at every call, or those of `out` (as returned by an earlier call on
-        the CPU, contiguous), overwritten. Raises `ValueError` for actions of another type or
-        shape and names the first one out of range; no maze moves then. On a GPU one out of range
-        counts modulo their number, since to see it the host would have to wait.
+        Returns new tensors, or overwrites and returns `out`: contiguous tensors of a `Step`, where
+        the mazes live. Raises `ValueError` for actions of another type or shape and names the
+        first one out of range; no maze moves then. On a GPU an action out of range is taken modulo
+        the number of actions, since checking it would make the host wait.
         """
         if out is not None and len({tensor.data_ptr() for tensor in out}) < len(out):
             raise ValueError("out holds the same memory twice: expected five separate tensors")
@@ -232,8 +233,10 @@ def _native_batch(
 
 
 def _quadrants(rows: int, cols: int) -> np.ndarray:
-    """The rooms of four-rooms, clockwise from the north-west: uint8 [rows, cols]. The walls between
-    them are theirs as well; nobody stands there when rooms matter."""
+    """The rooms of four-rooms, 0 to 3 clockwise from the north-west: uint8 [rows, cols].
+
+    Walls and doorways get a number as well, which is never read.
+    """
     south = np.arange(rows)[:, None] > rows // 2
     east = np.arange(cols)[None, :] > cols // 2
     return np.where(south, np.where(east, 2, 3), np.where(east, 1, 0)).astype(np.uint8)

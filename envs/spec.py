@@ -4,7 +4,17 @@ import operator
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Map(NamedTuple):
+    """A map with a name, and what `None` means on it in the fields of `MazeSpec`."""
+
+    rows: tuple[str, ...] = ()  # (): a square of floor, `size` cells a side
+    closed_doors: int = 0
+    fixed_walls: int = 0
+    door_glyph: str = "#"  # how a closed door is drawn
+
 
 FOUR_ROOMS = (
     ".....|.....",
@@ -20,7 +30,12 @@ FOUR_ROOMS = (
     ".....|.....",
 )
 CORRIDORS = ("-" * 13, *("|.d.d.d.d.d.|", "|d|d|d|d|d|d|") * 4, "|.d.d.d.d.d.|", "-" * 13)
-NAMED_MAPS = ("four-rooms", "corridors", "room")
+NAMED_MAPS = {
+    "four-rooms": Map(FOUR_ROOMS, closed_doors=1, door_glyph="|"),
+    "corridors": Map(CORRIDORS, closed_doors=5, fixed_walls=10),
+    "room": Map(),
+}
+DRAWN = Map()  # the defaults of a map that the user drew
 MAX_CELLS = 1024
 GLYPHS = "|- .d@>"
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1), (-1, 1), (1, 1), (1, -1), (-1, -1))
@@ -70,9 +85,9 @@ class MazeSpec:
         _check_board(board)
         _check_connected(board, self.actions)
         doorways = sum(row.count("d") for row in board)
-        if self.map == "four-rooms" and self.wall_count > 0:
+        if self.door_glyph == "|" and self.wall_count > 0:
             raise ValueError(
-                f"fixed_walls is {self.fixed_walls}: expected 0 on four-rooms, whose closed doors "
+                f"fixed_walls is {self.fixed_walls}: expected 0 on {self.map}, whose closed doors "
                 "are drawn as walls"
             )
         if self.door_count > doorways:
@@ -113,34 +128,32 @@ class MazeSpec:
     @property
     def door_count(self) -> int:
         """`closed_doors` with the map's default filled in."""
-        if self.closed_doors is not None:
-            return self.closed_doors
-        if self.map == "corridors":
-            return 5
-        return 1 if self.map == "four-rooms" else 0
+        own = self._named.closed_doors
+        return own if self.closed_doors is None else self.closed_doors
 
     @property
     def wall_count(self) -> int:
         """`fixed_walls` with the map's default filled in."""
-        if self.fixed_walls is not None:
-            return self.fixed_walls
-        return 10 if self.map == "corridors" else 0
+        own = self._named.fixed_walls
+        return own if self.fixed_walls is None else self.fixed_walls
 
     @property
     def door_glyph(self) -> str:
         """How a closed door is drawn."""
-        return "|" if self.map == "four-rooms" else "#"
+        return self._named.door_glyph
+
+    @property
+    def _named(self) -> Map:
+        return NAMED_MAPS.get(self.map, DRAWN) if isinstance(self.map, str) else DRAWN
 
 
 def _base_rows(spec: MazeSpec) -> tuple[str, ...]:
-    if spec.map == "four-rooms":
-        return FOUR_ROOMS
-    if spec.map == "corridors":
-        return CORRIDORS
-    if spec.map == "room":
-        side = 9 if spec.size is None else spec.size
-        return ("." * side,) * side
-    return _lines(spec.map) if isinstance(spec.map, str) else spec.map
+    if not isinstance(spec.map, str):
+        return spec.map
+    if spec.map not in NAMED_MAPS:
+        return _lines(spec.map)
+    side = 9 if spec.size is None else spec.size
+    return NAMED_MAPS[spec.map].rows or ("." * side,) * side
 
 
 def _lines(text: str) -> tuple[str, ...]:
@@ -156,8 +169,10 @@ def _lines(text: str) -> tuple[str, ...]:
 
 
 def plain(value: Any) -> Any:
-    """A Python number for one of NumPy or torch, and an int for what has `__index__`; all else as
-    it is. What is a bool there is one here."""
+    """Convert a NumPy or torch scalar to a Python number, and what has `__index__` to an int.
+
+    A bool stays a bool; anything else is returned as it is.
+    """
     if getattr(value, "ndim", None) == 0:
         return value.item()
     if isinstance(value, bool) or not hasattr(value, "__index__"):

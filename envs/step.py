@@ -17,7 +17,7 @@ class Step(NamedTuple):
     truncated: torch.Tensor
     """bool [N]: the time limit was reached and the goal was not."""
     final_obs: torch.Tensor
-    """uint8 [N, cells]: the board the action led to, before any reset; `obs` where none ended."""
+    """uint8 [N, cells]: the board the action led to; equal to `obs` where the episode goes on."""
 
     @property
     def solved(self) -> torch.Tensor:

@@ -13,7 +13,8 @@ from hrm_fast.model import HRM, Carry
 
 __all__ = ["HRM", "Carry", "HRMConfig", "from_reference", "halting_loss", "to_reference"]
 
-for _name, _map in (("FourRooms", "four-rooms"), ("Corridors", "corridors"), ("Room", "room")):
+for _map in ("four-rooms", "corridors", "room"):  # envs.spec.NAMED_MAPS, which is not imported here
+    _name = _map.title().replace("-", "")
     if f"hrm_fast/{_name}-v0" not in gymnasium.registry:  # as `import envs` does
         gymnasium.register(
             id=f"hrm_fast/{_name}-v0",

@@ -1,4 +1,4 @@
-"""That what Python finds under the names of our packages, which others have as well, is ours."""
+"""Check that Python finds our own packages under their names, which other projects use too."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,7 @@ OWN = {  # a file that only ours has
 
 
 def check(*names: str) -> None:
-    """ImportError: one of these packages is another one of that name."""
+    """Raise ImportError unless each of these packages is the project's own."""
     for name in names:
         spec = importlib.util.find_spec(name)
         folders = list(spec.submodule_search_locations or []) if spec else []

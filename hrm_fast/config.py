@@ -53,8 +53,8 @@ class HRMConfig:
     segments: int = 8
     """Segments per decision, S."""
     walls: tuple[int, ...] | None = None
-    """Cells that are wall on every board; they get no token. (): which ones follows from env;
-    None: every cell has a token."""
+    """Cells that are wall on every board and get no token. The trainer replaces () by env's walls;
+    None gives every cell a token."""
     positions: Positions = "rope"
     """How tokens know their place: rotation by index or by row and column, or a learned vector."""
     position_start: PositionStart = "random"
@@ -64,16 +64,17 @@ class HRMConfig:
     rope_base: float = 10000.0
     """Base of the rotation's frequencies; small boards want a small one."""
     q_token: QToken = "last"
-    """Token that the Q values are read from: the last, the agent's ('@'), the mean of all, or the
-    goal's ('>'), which is then hidden from the model: one pass values every cell as the goal."""
+    """Read the Q values from this token: the last, the agent's ('@'), the mean of all, or the
+    goal's ('>'). With "goal" the model does not see the goal: one pass values every cell as it."""
     carry: CarryMode = "carry"
-    """What one decision hands to the next: nothing, the last token's z, or every token's z."""
+    """Hand to the next decision nothing (reset), the last token's z (carry), or all z (full)."""
     zero_head: bool = False
-    """Start with all Q values at zero."""
+    """Start the Q head at zero, so that at first all actions are worth the same."""
     halting: bool = False
     """Adaptive computation time: a board's decision ends once its halt logit wins."""
     kernels: Kernels = "auto"
-    """Implementation of the blocks, read once when the model is built."""
+    """Compute the model with the fused engine (cpu), Triton, CUDA, plain PyTorch (reference), or
+    the first of cpu, triton and reference that fits (auto)."""
     dtype: DType = "float32"
     """Arithmetic of the blocks; weights are kept in float32 either way."""
 
@@ -178,8 +179,10 @@ def bad(name: str, value: Any, expected: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A Python number for one of NumPy or torch, and an int for what has `__index__`; all else as
-    it is. What is a bool there is one here."""
+    """Convert a NumPy or torch scalar to a Python number, and what has `__index__` to an int.
+
+    A bool stays a bool; anything else is returned as it is.
+    """
     if getattr(value, "ndim", None) == 0:
         return value.item()
     if isinstance(value, bool) or not hasattr(value, "__index__"):

@@ -19,9 +19,9 @@ def halting_loss(logits: Tensor, is_right: Tensor, next_logits: Tensor, is_last:
     next_logits  [B, 2]  after the next segment; gets no gradient
     is_last      [B]     whether this segment is the last one allowed
 
-    Halting is worth is_right; continuing is worth the best that the next segment can do:
-    sigmoid(max(halt, continue)), or after the last segment its sigmoid(halt). The loss is the mean
-    of the two binary cross-entropies.
+    Halting is worth is_right. Continuing is worth the best that the next segment can do:
+    sigmoid(max(halt, continue)) of next_logits, or sigmoid(halt) of them where is_last. The loss
+    is the mean of the two binary cross-entropies.
     """
     halt, proceed = logits.float().unbind(1)
     next_halt, next_proceed = next_logits.detach().float().unbind(1)
@@ -39,7 +39,10 @@ def best_action(target: HRM, tokens: Tensor, seed: Carry) -> Tensor:
 def segment_with_halting(
     hrm: HRM, carry: Carry, tokens: Tensor, a_tm1: Tensor, y: Tensor, best: Tensor, segment: int
 ) -> tuple[Carry, Tensor, Tensor]:
-    """As `HRM.td_segment`, and the TD loss with the halting loss added to it."""
+    """Compute `HRM.td_segment` with the halting loss added to its TD loss.
+
+    best int64 [B]: of `best_action`; segment: its number in the decision, from 0.
+    """
     states = hrm.think(carry, tokens)
     q = hrm.q_values(states.z_H, tokens)
     detached = Carry(states.z_H.detach(), states.z_L.detach())

@@ -27,7 +27,7 @@ class Carry(NamedTuple):
 
 
 class HRM(Weights):
-    """The model."""
+    """The model: `decide` and `act` value actions, `segment` and `td_segment` train it."""
 
     def __init__(self, config: HRMConfig) -> None:
         """Build with fresh random weights, float32 on the CPU whatever torch's defaults are;
@@ -99,11 +99,12 @@ class HRM(Weights):
         *,
         last: bool = False,
     ) -> tuple[Carry, Tensor, Tensor]:
-        """`segment` and a loss on the values of a_tm1, int64 [B]: carry, q, loss.
+        """Compute `segment` and a loss on the values of a_tm1, int64 [B]; returns carry, q, loss.
 
         target float32 [B]: `kernels.td_loss`. target and weight float32 [B, cells]:
         `kernels.goal_loss`, on every cell's values (q_token "goal").
-        last: nobody goes on from the carry, which is then the one that came in.
+        last: no segment follows; the carry that came in is returned, the new one is not made.
+        Only the loss carries gradient.
         """
         if weight is not None and self.seen is not None:
             target, weight = target[:, self.seen], weight[:, self.seen]

@@ -11,7 +11,7 @@ GOAL, START, FLOOR = (ord(mark) for mark in "><.")
 
 
 class Weights(nn.Module):
-    """The parameters; `puzzle` [D] is the only one that wants an optimiser of its own.
+    """The parameters; the puzzle token's, `puzzle` [D], is trained by sign-SGD as published.
 
     `start_H` and `start_L` [D] are the fixed random states that a first decision starts from.
     """
@@ -57,15 +57,20 @@ class Weights(nn.Module):
         return [self.embed, *position, self.puzzle, *blocks, self.q_head]
 
     def shown(self, tokens: Tensor) -> Tensor:
-        """The cells as the model sees them, uint8 [B, T - 1]: those that have a token, with
-        q_token "goal" without goal and start mark."""
+        """The cells as the model sees them, uint8 [B, T - 1]: those that have a token.
+
+        With q_token "goal", floor replaces the goal and the start mark.
+        """
         tokens = tokens if self.seen is None else tokens[:, self.seen]
         if self.config.q_token != "goal":
             return tokens
         return tokens.masked_fill((tokens == GOAL) | (tokens == START), FLOOR)
 
     def token_of(self, cell: Tensor) -> Tensor:
-        """Which token stands for a cell that has one, int64 [...] -> int64 [...]; 0 is none's."""
+        """Index of each cell's token, int64 [...] -> int64 [...]; token 0 is the puzzle token.
+
+        The cells must have a token.
+        """
         before = cell if self.seen is None else torch.searchsorted(self.seen, cell)
         return before + 1
 
@@ -96,5 +101,6 @@ class Weights(nn.Module):
         return q.new_zeros(len(q), self.config.cells, q.shape[-1]).index_copy(1, self.seen, q)
 
     def activated(self, logits: Tensor) -> Tensor:
-        """With q_token "goal" a value is the discounted probability of reaching the goal."""
+        """Q values of the head's logits: the logits themselves, but their sigmoid with q_token
+        "goal", where a value is the discounted probability of reaching the goal."""
         return logits.sigmoid() if self.config.q_token == "goal" else logits

@@ -21,7 +21,7 @@ from profiling import browser, figures, speedrun
 from train.run import log
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [p for where in (".", "docs", "examples") for p in sorted((ROOT / where).glob("*.md"))]
 
 # A command's first words -> what is added so that it ends soon; the last of a flag's values counts
 SHORTER = {
@@ -35,6 +35,9 @@ SHORTER = {
     "python -m profiling.bench_train": "--repeats 1",
     "python -m profiling.kernel_report": "--no-cuda",
     "python profiling/gpu_check.py": "--small",
+    "python examples/own_map.py": "--updates 20",
+    "python examples/own_model.py": "--updates 60",
+    "python examples/ppo.py": "--iterations 1",
 }
 SLOW = (
     *("python -m profiling.bench_maze", "python -m profiling.bench_train"),
@@ -82,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with a short run in it and the map of docs/; some programs write to profiling/."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(ROOT / "profiling", folder / "profiling")
-    for name in ("csrc", "envs", "hrm_fast", "kernels", "tests", "train"):
+    for name in ("csrc", "envs", "examples", "hrm_fast", "kernels", "tests", "train"):
         (folder / name).symlink_to(ROOT / name)
     drawn = next(text for _, text in blocks(ROOT / "docs" / "your-own.md"))
     (folder / "map.txt").write_text(drawn)

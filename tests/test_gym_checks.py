@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
 from gymnasium.wrappers import TimeLimit
 
 from envs import GymBatch, GymSpec, gym_episodes
+from envs.spec import NAMED_MAPS
 from hrm_fast import HRM
 from train import cli, dqn, evaluate
 from train.episodes import random_walker
@@ -449,7 +450,7 @@ def test_either_import_registers_the_mazes(first: str) -> None:
         text=True,
         check=True,
     )
-    names = "hrm_fast/FourRooms-v0 hrm_fast/Corridors-v0 hrm_fast/Room-v0"
+    names = " ".join(f"hrm_fast/{map_.title().replace('-', '')}-v0" for map_ in NAMED_MAPS)
     assert done.stdout.splitlines() == [
         f"{names} {first != 'hrm_fast'}",
         "(3, 3) (11, 11) (2, 11, 13)",

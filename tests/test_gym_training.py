@@ -186,7 +186,7 @@ def test_rewards_are_clipped_and_counted_whole() -> None:
 
 @pytest.mark.slow
 def test_learns_the_way_along_a_cliff() -> None:
-    config = small_config(CLIFF, "--env.max-steps", "100", "--updates", "2000")
+    config = small_config(CLIFF, "--env.max-steps", "100", "--updates", "4000")
     trainer = Trainer(config, CPU)
     while trainer.update < config.updates:
         trainer.cycle()

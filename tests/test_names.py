@@ -17,7 +17,7 @@ from test_imports import MODULES, ROOT
 QUOTED = re.compile(r"`([^`\n]+)`")
 DOTTED = re.compile(r"([A-Za-z_]\w*)((?:\.[A-Za-z_]\w*)+)(?:\(.*\))?")
 PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+\.(?:py|pyi|h|cu|cuh|cpp|md|sh|csv|toml)")
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+PAGES = [page for where in (".", "docs", "examples") for page in (ROOT / where).glob("*.md")]
 HISTORY = {"CHANGELOG.md"}  # tells of names that are gone
 FILE = re.compile(r".*\.(?:py|h|csv|safetensors|json)")
 PACKAGES = ("envs", "hrm_fast", "kernels", "train")

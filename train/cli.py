@@ -42,7 +42,8 @@ def say(text: str) -> None:
 def handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
     """Handle signals within the block, in the main thread: elsewhere Python refuses it.
 
-    What nohup or a shell had ignored when the program began stays so, but SIGINT and SIGTERM.
+    A signal that was ignored when the program began (by nohup, by a shell) stays ignored, except
+    SIGINT and SIGTERM.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -211,9 +212,9 @@ def _end(number: int, _: object) -> NoReturn:
 
 
 def _mend_streams() -> None:
-    """Streams that were closed (a daemon's) swallow what is written; stderr's goes to stdout.
+    """Replace closed streams (a daemon's) by ones that discard; a closed stderr becomes stdout.
 
-    And what a locale has no characters for is written all the same.
+    Escapes characters that the locale lacks instead of raising.
     """
     for number in range(3):  # else a file of ours gets the number, and what is written to it
         try:

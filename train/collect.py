@@ -29,9 +29,9 @@ class Collector:
 
     @torch.no_grad()
     def step(self, hrm: HRM, epsilon: float | Tensor, generator: torch.Generator) -> Transition:
-        """One step of every maze, exploratory steps included: z must advance on all of them.
+        """Step every maze once. The model decides on exploratory steps too, so that z advances.
 
-        What the next step starts from stays in the same memory, so that a CUDA graph can repeat it.
+        Keeps obs, seed and counts in the same memory, so that a CUDA graph can repeat the step.
         """
         q, seed_t = hrm.act(self.obs, self.seed)
         uniform = torch.rand(len(q), generator=generator, dtype=torch.float32, device=q.device)

@@ -30,7 +30,7 @@ def program() -> int:
     require("eval-episodes", episodes, episodes >= world, f"{world} or more, one a process")
     config = ranks.broadcast(config if ranks.rank() else choose_folder(config))
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # whose streams and graphs are meant where none is named
+        torch.cuda.set_device(device)  # for streams and graphs that name no device
     if config.deterministic:
         use_deterministic_algorithms(device)
     if config.wandb and ranks.rank() == 0:

@@ -70,7 +70,8 @@ def rollout(
 ) -> Result:
     """Walk `episodes` unseen episodes: mazes all at once, other environments AT_ONCE.
 
-    The ranks of a job walk so many each, in mazes from number `begin` on; the result is of all.
+    In a job every rank walks its own `episodes`, in mazes from number `begin` on; the result
+    covers all ranks.
     """
     wave = min(episodes, AT_ONCE) if isinstance(spec, GymSpec) else episodes
     with closing(make_batch(spec, wave, SEED_LIMIT + seed, device, begin)) as mazes:
@@ -162,11 +163,11 @@ def program(
     Args:
         checkpoint: A checkpoint file, a run's folder (its best one) or a trained preset's name.
         episodes: Episodes, each in a maze of its own.
-        seed: Which unseen mazes (0 is what training chose its best checkpoint on).
-        segments: Segments per decision (None: as trained).
-        json_file: File for the numbers.
-        device: Where the model runs.
-        env: gym:ID or gym:MODULE:ID, to walk there and not where it was trained.
+        seed: Draw the unseen mazes from this seed (training chose its best checkpoint on 0).
+        segments: Think for so many segments per decision (None: as trained).
+        json_file: Write the numbers to this file.
+        device: Run the model there: auto, cpu, cuda, cuda:1 ...
+        env: Walk in gym:ID or gym:MODULE:ID instead of where the agent was trained.
     """
     require("episodes", episodes, episodes >= 1, "1 or more")
     require("seed", seed, 0 <= seed < SEED_LIMIT, f"0 to {SEED_LIMIT - 1}")

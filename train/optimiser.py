@@ -108,7 +108,7 @@ class Optimiser:
         self.done += 1
 
     def _step_muon(self) -> None:
-        """The blocks' matrices, those of one kind at a time; the count is left to others."""
+        """Update the blocks' matrices by Muon, all of one kind at once; does not count `done`."""
         dqn, numbers = self.config.dqn, self.muon
         lr = (dqn.muon_learning_rate * self.share()).float()
         size = sum(shape.numel() for shape in self.shapes)
@@ -128,7 +128,7 @@ class Optimiser:
         self.grad[numbers].zero_()
 
     def _step_fused(self, fused: Callable[..., None]) -> None:
-        """All but the matrices on the device alone, by its own counter."""
+        """Update all but Muon's matrices in one fused operation, which counts on the device."""
         dqn, rest = self.config.dqn, slice(self.adam.start, None)
         fused(
             self.flat[rest],

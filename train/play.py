@@ -1,7 +1,6 @@
 """Walk a maze yourself: python -m train.play --map four-rooms
 
-Arrow keys, WASD or hjkl walk, yubn go diagonally where there are 8 actions, q quits. termios and
-not curses, so that the board is drawn by the same few lines as everywhere else.
+Arrow keys, WASD or hjkl walk, yubn go diagonally where there are 8 actions, q quits.
 """
 
 import contextlib
@@ -9,7 +8,7 @@ import os
 import random
 import select
 import sys
-import termios
+import termios  # not curses: the board is drawn by the same few lines as everywhere else
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -104,10 +104,11 @@ class Replay:
         )
 
     def reached(self, age: Tensor, maze: Tensor) -> Tensor:
-        """What the walk that followed shows every cell to be worth at least, float32 [B, cells].
+        """Lower bounds of every cell's value as the goal, from the walk that followed.
 
-        gamma^(k - 1) where the agent stood k steps later, k up to `hindsight`, in the same episode;
-        0 elsewhere. Transitions int64 [B]: steps since the oldest row, and mazes.
+        float32 [B, cells]: gamma^(k - 1) where the agent stood k steps later in the same episode,
+        k up to `hindsight`; 0 elsewhere. age (steps since the oldest row) and maze, int64 [B], name
+        the transitions.
         """
         most, data = self.config.hindsight, self.data
         window = self._window(age, most)  # [B, k]

@@ -1,4 +1,4 @@
-"""What the Q values are pulled towards, and what falls while training goes on."""
+"""The targets of the Q values, and the schedule of epsilon."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ FLOOR, GOAL, START = (ord(glyph) for glyph in ".><")
 
 
 class Target(NamedTuple):
-    """What a batch's values are pulled towards; without weight Q(s_tm1, a_tm1) of its own goal."""
+    """The targets of a batch; without weight, of Q(s_tm1, a_tm1) for the board's own goal."""
 
     y: Tensor  # float32 [B]; of every cell as the goal [B, cells]
     weight: Tensor | None = None  # float32 [B, cells]; a cell's share in its board's loss
@@ -34,9 +34,10 @@ def goals_target(target: HRM, batch: Transition, gamma: float) -> Target:
         y_g = 1 where s_t stands on g, else
               max(0, r + max(gamma max_a Q_target(s_t)[g, a], reached_g))
 
-    with r = -0.01 for a bump and reached_g what `Replay.reached` shows. The own goal ends an
-    episode; on the way to any other the walk could have gone on, so those look beyond its end.
-    Cells that count: floor at s_tm1, but not the agent's own. Source: as kernels/goal_loss.py.
+    with r = -0.01 for a bump and reached_g of `Replay.reached`. The board's own goal ends an
+    episode; towards any other goal the walk would have gone on, so those targets bootstrap beyond
+    the end. Cells that count: floor at s_tm1, but not the agent's own. Source: as
+    kernels/goal_loss.py.
     """
     bump = batch.r_t.clamp(max=0.0)[:, None]
     y = gamma * target.goal_values(batch.s_t, batch.seed_t).amax(-1)  # [B, cells]

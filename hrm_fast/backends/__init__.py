@@ -41,7 +41,7 @@ class Backend(Protocol):
         segments: int = 1,
         keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Some segments without gradient; of the new z what `keep` says."""
+        """Compute some segments without gradient; `keep` says which new z are returned."""
         ...
 
     def segment(
@@ -75,7 +75,10 @@ class Backend(Protocol):
 
 
 class Backends:
-    """ValueError: the kernels that the config names cannot compute its shape or dtype."""
+    """The back ends that can compute one model; `of` picks one by where the weights are.
+
+    ValueError: the kernels that the config names cannot compute its shape or dtype.
+    """
 
     def __init__(self, config: HRMConfig) -> None:
         self.kernels = config.kernels
@@ -104,7 +107,10 @@ class Backends:
             self.cuda = Cuda(Decider(config), self.triton or self.reference)
 
     def of(self, weight: Tensor) -> Backend:
-        """The one for weights like this one. ValueError: the one asked for cannot read them."""
+        """The back end for a model with such a weight.
+
+        ValueError: the kernels asked for cannot read it.
+        """
         is_float = weight.dtype == torch.float32
         here = f"{weight.dtype} on {weight.device}"
         if self.engine is not None and is_float and weight.device.type == "cpu":

@@ -81,9 +81,11 @@ class Engine:
         segments: int = 1,
         keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """q and the new states after some segments without gradient: all [B, T, D], the last
-        token's [B, D], or none (empty tensors); without all, the last H block works only on the
-        tokens that are read."""
+        """Compute some segments without gradient; returns q and the new states that `keep` names.
+
+        "states": every token's [B, T, D]. "last": the last token's [B, D]. "none": empty tensors.
+        Unless all are kept, the last H block works only on the tokens that are read.
+        """
         B, shape = len(tokens), self.shape
         z_H, z_L = _alike(z_H, z_L)
         q = torch.empty(B, shape.actions, dtype=FLOAT, device=CPU)
@@ -147,9 +149,12 @@ class Engine:
         upstream: tuple[Tensor | None, Tensor | None, Tensor | None],
         states: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[float, Tensor, Tensor]:
-        """Loss, q and one flat gradient of all parameters, of a segment that starts from
-        (tokens, z_H, z_L, read), pulled by (a_tm1, target, weight) or by the gradients
-        (q, z_H, z_L). The new states are written to `states` where there are any."""
+        """Compute a segment from start = (tokens, z_H, z_L, read), forward and backward.
+
+        Backward goes from the loss of td = (a_tm1, target, weight) or, with td None, from
+        upstream, the gradients of (q, z_H, z_L). Returns the loss, q and one flat gradient of all
+        parameters; writes the new states to `states`, unless those are None or empty.
+        """
         B, shape = len(start[0]), self.shape
         if B == 0:
             raise ValueError("tokens has no boards: expected at least one for a gradient")

@@ -45,8 +45,8 @@ class Decider:
     """Decisions of models of one shape; ValueError: a shape that the kernel cannot compute."""
 
     def __init__(self, config: HRMConfig, boards: int = 0) -> None:
-        """boards: that a CTA computes at a time, 0: two where they fit and there are more boards
-        than SMs."""
+        """boards: how many a CTA computes at a time (0: two where they fit and boards outnumber
+        SMs, else one)."""
         self.config, self.boards = config, boards
         self.shape, is_bf16 = shape_of(config), config.dtype == "bfloat16"
         self.dtype = torch.bfloat16 if is_bf16 else torch.float32
@@ -96,9 +96,9 @@ class Decider:
         """q and the new states after some segments: all [B, T, D], the last token's [B, D], or
         none (empty tensors).
 
-        open: without the last call of L and the last of H of the last segment, the two that carry
-        gradient; q is then empty. read int32 [B]: the token that Q is read from, None: the mean of
-        all. A token that there is not, or a code beyond the vocabulary, makes that board's q NaN.
+        open: leave out the last segment's last call of L and of H, the two that carry gradient;
+        q is then empty. read int32 [B]: the token that Q is read from, None: the mean of all.
+        A token out of range, or a code beyond the vocabulary, makes that board's q NaN.
         """
         shape, device = self.shape, packed.head.device
         B, T, D = len(tokens), shape.cells + 1, shape.width
@@ -217,7 +217,7 @@ class Cuda:
         z_L: Tensor,
         read: Tensor | None,
     ) -> tuple[Tensor, Tensor, bool]:
-        """z_H and z_L when only the two calls with gradient are left, and whether any was made."""
+        """Make the calls without gradient; returns z_H, z_L and whether there were any."""
         shape = self.decider.shape
         if shape.h_cycles * shape.l_cycles == 1:
             return z_H, z_L, False
@@ -226,7 +226,7 @@ class Cuda:
 
 
 def block_order(shape: Shape) -> Tensor:
-    """int32 [n]: where among a block's numbers (qkv, out, gate_up, down) each packed one stands.
+    """Index of each packed number among a block's (qkv, out, gate_up, down), int32 [n].
 
     Strips of D / 16 tiles as csrc/hrm/decide_stream.h orders them, then whole chunks; in a tile
     the four pairs of each lane as csrc/hrm/mma.h lays them out.

@@ -82,8 +82,8 @@ class Plain:
     ) -> tuple[Tensor, Tensor]:
         """One segment: z_H, z_L [B, T, D] -> the new ones.
 
-        rows int64 [B, R]: the only tokens of the new z_H that are wanted, [B, R, D].
-        begun: the calls without gradient are done.
+        rows int64 [B, R]: compute the new z_H of these tokens only, [B, R, D].
+        begun: the calls without gradient have been made already.
         """
         ops, heads, rope = self.ops, self.config.heads, parts.rope
         h_cycles, l_cycles = self.config.h_cycles, self.config.l_cycles
@@ -156,8 +156,10 @@ class Plain:
         keep: Keep,
         begun: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A segment that nobody but the caller goes on from: its last block works only on the
-        tokens that are read, where not all states are kept."""
+        """Compute a call's last segment and q; returns q and the new states that `keep` names.
+
+        Unless all are kept, the last block works only on the tokens that are read.
+        """
         head, B = parts.head, len(e)
         if read is None or keep == "states":
             z_H, z_L = self.forward(parts, e, z_H, z_L, None, begun)

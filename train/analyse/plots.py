@@ -1,8 +1,8 @@
 """The parts of matplotlib that figures are made of, drawn into files and never shown.
 
-MPLBACKEND, which matplotlib reads when it is first imported, may name what is installed only where
-the notebook runs that started this process. So it is taken away for the import, and set afterwards
-where matplotlib knows it: somebody else here may want to show figures.
+A notebook that starts this process hands on its MPLBACKEND, and importing matplotlib may fail
+where that back end is not installed. So it is taken away for the import, and set afterwards if
+matplotlib knows it: other code in this process may want to show figures.
 """
 
 import contextlib

@@ -24,7 +24,6 @@ NUMBERS = [
     *(np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdU"}),
 ]
 NETWORK = "qvalue_net"  # the one that HRM-Agent validates with
-PLACE = "model.inner."
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -76,10 +76,10 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 class Mirror:
-    """A folder here and the one at a URL that is kept like it.
+    """Keeps the folder at a URL equal to a folder here.
 
-    spare: what stands there under its keys is renamed to its values before it is replaced, where
-    `may_rename` says that it is whole: a state's earlier generation need not travel twice.
+    spare: name -> name of the generation before. `push` renames such a file at the URL before it
+    replaces it, if `may_rename` says that it is whole, so that a state is uploaded only once.
 
     Raises:
         ValueError: fsspec does not know the URL, or what it needs for that is not installed.

@@ -67,7 +67,7 @@ def open_text(path: Path) -> TextIO:
 
 @contextlib.contextmanager
 def spelled(path: Path) -> Iterator[str]:
-    """The path for libraries that want it in UTF-8: where it has other bytes, an opened one's."""
+    """The path as UTF-8 text, for libraries that need it so; else /proc's name of the open file."""
     try:
         str(path).encode()
         yield str(path)

@@ -25,8 +25,10 @@ def free(device: torch.device) -> int | None:
 
 
 def in_groups(groups: str, root: Path = CGROUPS) -> list[int]:
-    """Bytes that each of the control groups around this process, which /proc/self/cgroup lists,
-    leaves free; a container may see only the innermost of them, as the root."""
+    """Bytes left free by each control group around this process, as /proc/self/cgroup lists them.
+
+    A container may see only the innermost group, as the root.
+    """
     found = []
     for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)

@@ -47,9 +47,9 @@ class Run:
         inside = "" if self.is_writer else f"rank{ranks.rank()}"
         self.own = self.folder / inside
         self.lock = lock_folder(self.own)
-        self.signal = self.stopped_by = 0  # that came to this process; that ended the run
-        self.save_asked = 0  # 1: by a signal to this process
-        self.saved_at: int | None = None  # of our STATE, where that is whole
+        self.signal = self.stopped_by = 0  # signal to this process; signal that ended the run
+        self.save_asked = 0  # 1: a signal to this process asked for a save
+        self.saved_at: int | None = None  # update of our STATE, if that file is whole
         seconds, self.best = self._resume() if config.resume else (0.0, -math.inf)
         self.finite_at = trainer.update
         self.began = time.perf_counter() - seconds
@@ -72,7 +72,7 @@ class Run:
     def _resume(self) -> tuple[float, float]:
         trainer, config = self.trainer, self.config
         numbers, path, skipped = state.newest(self.own, trainer)
-        for _ in range(2):  # whoever is older now may have left one past that is older still
+        for _ in range(2):  # a rank's PREVIOUS may be older still: then the others go back as well
             if trainer.update > ranks.all_reduce_min(_number(trainer.update)):
                 skipped.append(f"{path} is newer than another process's state")
                 path = self.own / PREVIOUS

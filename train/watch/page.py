@@ -41,8 +41,8 @@ class Frame:
 def thinker(hrm: HRM, segments: int | None) -> tuple[Thinker, str]:
     """What decides, and what its thoughts are counted in: "segment" or "cycle".
 
-    A model of one segment and one H cycle is read after each of its L cycles instead, as if it
-    called H there and ended: its copies with fewer cycles do just that.
+    A model of one segment and one H cycle counts in L cycles: copies of it with fewer L cycles
+    show what it would have decided had it stopped after each.
     """
     config = hrm.config
     if (segments or config.segments) > 1 or config.h_cycles > 1 or config.l_cycles == 1:
