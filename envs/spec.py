@@ -38,6 +38,7 @@ NAMED_MAPS = {
 DRAWN = Map()  # the defaults of a map that the user drew
 MAX_CELLS = 1024
 GLYPHS = "|- .d@>"
+AGENT, GOAL, START, FLOOR = (ord(glyph) for glyph in "@><.")  # their codes on a board
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1), (-1, 1), (1, 1), (1, -1), (-1, -1))
 
 

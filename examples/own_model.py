@@ -15,13 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs import MazeBatch
+from envs.spec import FLOOR, GOAL, START
 from hrm_fast import Carry
 from train.config import PRESETS, maze_of
 from train.episodes import Batch
 from train.evaluate import rollout
 from train.replay import Replay, Transition, agent_cell
-
-AGENT, GOAL, START, FLOOR = (ord(glyph) for glyph in "@><.")
 
 
 class ConvQ(nn.Module):

@@ -410,6 +410,7 @@ def test_help_is_short_and_help_all_has_every_flag(
         parse_flags(["--preset", "quick", word])
     said = capsys.readouterr().out
     assert len(said.splitlines()) < lines
+    assert "(default: quick)" in " ".join(said.replace("│", " ").split())
     assert ("--dqn.muon-momentum" in said) == (word == "--help-all")
     assert all(flag in said for flag in ("--preset", "--seed", "--resume", "--hrm.segments"))
     assert last is None or said.rstrip().endswith(last)

@@ -10,6 +10,7 @@ from torch import Tensor
 from envs import GymBatch, MazeBatch, MazeSpec
 from envs.step import Step
 from hrm_fast import HRM, Carry
+from train.replay import agent_cell
 
 Batch = MazeBatch | GymBatch
 
@@ -97,12 +98,12 @@ def shortest_paths(spec: MazeSpec, boards: Tensor) -> list[list[int]]:
     still = replace(spec, p_change=0.0, view_radius=None, max_steps=spec.cells)
     mazes = MazeBatch(still, len(boards))
     mazes.load_boards(boards)
-    agents = (boards.flatten(1) == ord("@")).to(torch.uint8).argmax(1).tolist()
+    agents = agent_cell(boards.flatten(1)).tolist()
     lengths = mazes.shortest_path()[0].tolist()
     paths = [[cell] if n >= 0 else [] for cell, n in zip(agents, lengths, strict=True)]
     for taken in range(max(lengths, default=0)):
         step = mazes.step(mazes.shortest_path()[1])
-        agents = (step.final_obs == ord("@")).to(torch.uint8).argmax(1).tolist()
+        agents = agent_cell(step.final_obs).tolist()
         for path, cell, length in zip(paths, agents, lengths, strict=True):
             if taken < length:
                 path.append(cell)

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 from tyro.conf import Suppress
@@ -49,13 +50,6 @@ Maze, model and method have flags of their own. Often changed:
 def parse(args: list[str] | None = None, description: str = "") -> Config:
     """The command line of `python -m train.dqn`: --preset or --resume first, then the changes."""
     args = sys.argv[1:] if args is None else args
-    if {"-h", "--help"} & {*args}:
-        first = {f.name: getattr(PRESETS["maze"], f.name) for f in dataclasses.fields(Config)}
-        try:
-            cli.parse(FirstFlags, description, FirstFlags(**first), ["--help"])
-        finally:
-            print(MORE)
-    args = ["--help" if word == "--help-all" else word for word in args]
     resume = cli.flag(args, "--resume")
     if resume is not None:
         require("resume", resume, resume != "", "a run's folder or URL")
@@ -63,6 +57,9 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
     else:
         default = "paper-maze" if torch.cuda.is_available() else "maze"
         start = PRESETS.get(cli.flag(args, "--preset") or default, PRESETS[default])
+    if {"-h", "--help"} & {*args}:
+        show_first_flags(start, description)
+    args = ["--help" if word == "--help-all" else word for word in args]
     asked, args = cli.take(args, "--env")
     if asked is not None:
         start = in_gym(start, asked, resume is not None)
@@ -89,6 +86,16 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
         good = asked in (right, getattr(start.hrm, name), ())
         require(f"hrm.{name}", asked, good, f"{right}, which follows from env")
     return fitted
+
+
+def show_first_flags(start: Config, description: str) -> NoReturn:
+    """Print the help of the flags that people change, and end the program."""
+    first = FirstFlags(**{f.name: getattr(start, f.name) for f in dataclasses.fields(Config)})
+    try:
+        cli.parse(FirstFlags, description, first, ["--help"])
+    finally:
+        print(MORE)
+    raise SystemExit
 
 
 def in_gym(start: Config, asked: str, resumes: bool) -> Config:

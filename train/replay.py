@@ -10,11 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from envs.spec import AGENT
 from hrm_fast import Carry
 from train.config import DQNConfig
 from train.machine import memory
-
-AGENT = ord("@")
 
 
 class Transition(NamedTuple):

@@ -5,11 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from envs.spec import FLOOR, GOAL, START
 from hrm_fast import HRM
 from train.config import DQNConfig
 from train.replay import Transition, agent_cell
-
-FLOOR, GOAL, START = (ord(glyph) for glyph in ".><")
 
 
 class Target(NamedTuple):

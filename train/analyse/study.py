@@ -15,6 +15,7 @@ import tyro
 from torch import Tensor
 
 from envs import MazeBatch, MazeSpec
+from envs.spec import FLOOR, GOAL
 from hrm_fast import HRM, Carry
 from train.analyse.convergence import INTERVENTIONS, LEVELS, REFERENCES
 from train.analyse.thought import decide_and_record
@@ -22,7 +23,6 @@ from train.config import SEED_LIMIT, Config, maze_of, require
 from train.episodes import greedily, shortest_paths, walk
 from train.replay import agent_cell
 
-FLOOR, GOAL = ord("."), ord(">")
 CHUNK = 256  # boards thought about at once: bounds the memory of z, [S, CHUNK, T, D]
 
 
