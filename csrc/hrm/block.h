@@ -115,10 +115,10 @@ inline void rope_both(float *qkv, const Model &m, const int *rows, int R, bool b
     rope(qkv + l.HK, ld, m, nullptr, l.T, 1.0F, backward);
 }
 
-// [T, Kp] with rows ld apart -> [Kp, Tp], the columns past T zero.
+// [T, K] with rows ld apart -> [K, Tp], the columns past T zero.
 inline void transpose(float *to, const float *from, long ld, const Layout &l) {
-    const int T = l.T, Tp = l.Tp, Kp = l.Kp;
-    for (int k = 0; k < Kp; ++k, to += Tp) {
+    const int T = l.T, Tp = l.Tp, K = l.K;
+    for (int k = 0; k < K; ++k, to += Tp) {
         for (int t = 0; t < T; ++t)
             to[t] = from[t * ld + k];
         for (int t = T; t < Tp; ++t)
@@ -169,7 +169,7 @@ inline void attention(const Model &m, Saved &s, Scratch &w, int R) {
         for (int t = 0; t < R; t += l.tile) {
             const int n = R - t < l.tile ? R - t : l.tile;
             float *o = s.o + static_cast<long>(t) * l.HK + head * l.Kp;
-            multiply<false>(w.scores, l.Tp, {q + t * ld, ld, 1}, {w.k_t, l.Tp}, n, l.Tp, l.Kp);
+            multiply<false>(w.scores, l.Tp, {q + t * ld, ld, 1}, {w.k_t, l.Tp}, n, l.Tp, l.K);
             softmax(w.scores, top + t, inv + t, n, l);
             multiply<false>(o, l.HK, {w.scores, l.Tp, 1}, {v, ld}, n, l.Kp, l.T);
             for (int r = 0; r < n; ++r)
@@ -250,8 +250,8 @@ inline void attention_backward(const Model &m, const Saved &s, Scratch &w, const
             const int n = R - t < l.tile ? R - t : l.tile;
             const float *d_o = w.d_o + static_cast<long>(t) * l.HK + at,
                         *o = s.o + static_cast<long>(t) * l.HK + at;
-            multiply<false>(w.scores, l.Tp, {q + t * ld, ld, 1}, {w.k_t, l.Tp}, n, l.Tp, l.Kp);
-            multiply<false>(w.d_scores, l.Tp, {d_o, l.HK, 1}, {w.v_t, l.Tp}, n, l.Tp, l.Kp);
+            multiply<false>(w.scores, l.Tp, {q + t * ld, ld, 1}, {w.k_t, l.Tp}, n, l.Tp, l.K);
+            multiply<false>(w.d_scores, l.Tp, {d_o, l.HK, 1}, {w.v_t, l.Tp}, n, l.Tp, l.K);
             softmax_backward(w.scores, w.d_scores, d_o, o, s.top + stat + t, s.inv + stat + t, n,
                              l);
             multiply<true>(dv, ld, {w.scores, 1, l.Tp}, {d_o, l.HK}, l.T, l.Kp, n);

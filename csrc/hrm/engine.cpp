@@ -67,8 +67,8 @@ long place(Scratch &w, std::vector<Saved> &saved, const Layout &l, float *base) 
     for (float **p : {&w.e, &w.injection, &w.z_H, &w.z_L, &w.x, &w.wanted, &w.d_y, &w.d_x})
         *p = arena.take(state);
     w.scores = arena.take(scores), w.d_scores = arena.take(scores);
-    w.k_t = arena.take(static_cast<long>(l.Kp) * l.Tp);
-    w.v_t = arena.take(static_cast<long>(l.Kp) * l.Tp);
+    w.k_t = arena.take(static_cast<long>(l.K) * l.Tp);
+    w.v_t = arena.take(static_cast<long>(l.K) * l.Tp);
     w.h = arena.take(inner), w.d_h = arena.take(inner), w.d_gu = arena.take(2 * inner);
     w.d_o = arena.take(attended), w.d_qkv = arena.take(3 * attended);
     w.dq = arena.take(l.shape.actions);

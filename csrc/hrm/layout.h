@@ -46,7 +46,7 @@ struct Scratch {
     float *e, *injection, *z_H, *z_L, *x; // [T, Dp]
     float *wanted;                        // [T, Dp] rows of a block's input
     float *scores, *d_scores;             // [tile, Tp]
-    float *k_t, *v_t;                     // [Kp, Tp]
+    float *k_t, *v_t;                     // [K, Tp]
     float *h, *d_h, *d_gu;                // [tile, Fp], [tile, Fp], [tile, 2 Fp]
     float *d_y, *d_x;                     // [T, Dp]
     float *d_o, *d_qkv, *dq;              // [T, HK], [T, 3 HK], [A]
