@@ -164,7 +164,7 @@ def test_watch_in_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "name", "updates"),
-    [("minihack", "MiniHack-Room-5x5-v0", 300), ("minigrid", "MiniGrid-Empty-5x5-v0", 700)],
+    [("minihack", "MiniHack-Room-5x5-v0", 300), ("minigrid", "MiniGrid-Empty-5x5-v0", 1400)],
 )
 def test_learns_rooms_of_others(package: str, name: str, updates: int) -> None:
     pytest.importorskip(package, reason=f"the extra {package} is not installed")
