@@ -406,3 +406,13 @@ def test_walls_have_no_token(positions: Any, q_token: Any, kernels: Any) -> None
         one.backward()
     for p, p_alone in zip(hrm.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(p.grad, p_alone.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [{"dtype": "bfloat16"}, {"kernels": "reference"}])
+def test_a_model_trains_after_it_was_used_in_inference_mode(how: dict[str, Any]) -> None:
+    hrm, tokens = model(**how), boards(2)
+    hrm = hrm if "dtype" in how else hrm.double()
+    with torch.inference_mode():
+        hrm.decide(tokens)
+    hrm.segment(hrm.start(2), tokens)[1].sum().backward()
+    assert hrm.L[0].qkv.grad is not None

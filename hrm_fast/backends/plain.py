@@ -58,7 +58,8 @@ class Plain:
     def _rope_on(self, device: torch.device, dtype: torch.dtype) -> Rope | None:
         if self.rope is not None and (device, dtype) not in self._moved:
             cos, sin = self.rope
-            self._moved[device, dtype] = cos.to(device, dtype), sin.to(device, dtype)
+            with torch.inference_mode(False):  # what is kept must serve training later on
+                self._moved[device, dtype] = cos.to(device, dtype), sin.to(device, dtype)
         return self._moved.get((device, dtype))
 
     def embedding(self, parts: Parts, tokens: Tensor) -> Tensor:
