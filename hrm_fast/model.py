@@ -1,8 +1,8 @@
 """The Hierarchical Reasoning Model with a Q head: segments, decisions, Carry modes.
 
 A *segment* is one pass that can carry gradient; a *decision* is S segments from one start. What
-a decision hands to the next decision of the same maze is its *seed*. How a segment is computed
-stands in backends/plain.py.
+a decision hands to the next decision of the same maze is its *seed*. backends/plain.py computes a
+segment.
 
 Sources: HRM, arXiv 2506.21734; HRM-Agent, arXiv 2510.22832.
 """
@@ -82,12 +82,12 @@ class HRM(Weights):
 
         tokens uint8 [B, cells]; returns the detached carry and q float32 [B, A].
         """
-        q, z_H, z_L = self.backend.segment(self.in_order(), *self.inputs(carry, tokens))
+        q, z_H, z_L = self.backend.segment(self.in_order(), self.inputs(carry, tokens))
         return Carry(z_H.detach(), z_L.detach()), self.activated(q)
 
     def think(self, carry: Carry, tokens: Tensor) -> Carry:
         """The states of `segment` with their gradient, for losses on other heads than Q."""
-        return Carry(*self.backend.segment(self.in_order(), *self.inputs(carry, tokens))[1:])
+        return Carry(*self.backend.segment(self.in_order(), self.inputs(carry, tokens))[1:])
 
     def td_segment(
         self,
@@ -109,8 +109,10 @@ class HRM(Weights):
         if weight is not None and self.seen is not None:
             target, weight = target[:, self.seen], weight[:, self.seen]
         keep: Keep = "none" if last else "states"
-        given = (*self.inputs(carry, tokens), a_tm1, target, weight, keep)
-        loss, q, z_H, z_L = self.backend.td_segment(self.in_order(), *given)
+        start = self.inputs(carry, tokens)
+        loss, q, z_H, z_L = self.backend.td_segment(
+            self.in_order(), start, a_tm1, target, weight, keep
+        )
         return carry if last else Carry(z_H, z_L), self.activated(q), loss
 
     @torch.no_grad()
@@ -131,8 +133,8 @@ class HRM(Weights):
             return self.q_values(carry.z_H, tokens), carry
         segments = self.config.segments if segments is None else segments
         segments = check_count("segments", segments)
-        given = self.inputs(carry, tokens)
-        q, z_H, z_L = self.backend.decide(self.in_order(), *given, segments)
+        start = self.inputs(carry, tokens)
+        q, z_H, z_L = self.backend.decide(self.in_order(), start, segments)
         return self.activated(q), Carry(z_H, z_L)
 
     @torch.no_grad()
@@ -145,8 +147,8 @@ class HRM(Weights):
             q, carry = self.decide(tokens, seed)
             return q, self.seed(carry)
         keep: Keep = "none" if self.config.carry == "reset" else "last"
-        given = (*self.inputs(self.carry_from(seed), tokens), self.config.segments, keep)
-        q, z_H, z_L = self.backend.decide(self.in_order(), *given)
+        start = self.inputs(self.carry_from(seed), tokens)
+        q, z_H, z_L = self.backend.decide(self.in_order(), start, self.config.segments, keep)
         return self.activated(q), seed if keep == "none" else Carry(z_H, z_L)
 
     @torch.no_grad()

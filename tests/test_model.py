@@ -355,7 +355,7 @@ def test_what_nobody_reads_can_be_left_out(q_token: str, mode: str, positions: s
         carry = hrm.carry_from(seed)
         q = hrm.segment(carry, tokens)[1]
         if short:
-            given = hrm.in_order(), *hrm.inputs(carry, tokens)
+            given = hrm.in_order(), hrm.inputs(carry, tokens)
             q = hrm.activated(hrm.backends.reference.segment(*given, keep="none")[0])
         (q * torch.arange(4)).sum().backward()
         gradients.append({name: p.grad for name, p in hrm.named_parameters()})

@@ -15,29 +15,21 @@ from torch import Tensor
 from hrm_fast.backends.cpu import Engine
 from hrm_fast.backends.cuda import Cuda, Decider, unusable
 from hrm_fast.backends.plain import Plain
-from hrm_fast.backends.shape import Keep
+from hrm_fast.backends.shape import Keep, Start
 from hrm_fast.config import HRMConfig
 from kernels.ops import REFERENCE, triton_ops
 
 
 class Backend(Protocol):
-    """What computes segments. Every verb is given
+    """What computes segments, given the parameters of `HRM.in_order` and where to start.
 
-    parameters  those of `HRM.in_order`
-    tokens      uint8 [B, T - 1], as the model sees them
-    z_H, z_L    [B, T, D]
-    read        int32 [B]: the token that Q is read from; None: the mean of all
-
-    and returns q float32 [B, A] before its activation, and the new z_H and z_L.
+    Returns q float32 [B, A] before its activation, and the new z_H and z_L.
     """
 
     def decide(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None = None,
+        start: Start,
         segments: int = 1,
         keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,10 +39,7 @@ class Backend(Protocol):
     def segment(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None = None,
+        start: Start,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One segment, differentiable in the parameters by the one-step gradient."""
         ...
@@ -58,10 +47,7 @@ class Backend(Protocol):
     def td_segment(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None,
+        start: Start,
         a_tm1: Tensor,
         target: Tensor,
         weight: Tensor | None = None,

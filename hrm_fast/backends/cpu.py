@@ -74,10 +74,7 @@ class Engine:
     def decide(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None = None,
+        start: Start,
         segments: int = 1,
         keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,13 +83,13 @@ class Engine:
         "states": every token's [B, T, D]. "last": the last token's [B, D]. "none": empty tensors.
         Unless all are kept, the last H block works only on the tokens that are read.
         """
-        B, shape = len(tokens), self.shape
-        z_H, z_L = _alike(z_H, z_L)
+        B, shape = len(start[0]), self.shape
+        start = _alike(start)
         q = torch.empty(B, shape.actions, dtype=FLOAT, device=CPU)
         new_H, new_L = self._states(B, keep)
         self.native.decide(
             self._addresses(parameters),
-            *self._start(tokens, z_H, z_L, read),
+            *self._start(start),
             segments,
             ptr("q", q, FLOAT, B, shape.actions),
             *(ptr("a new state", z, FLOAT, *self._size(B, keep)) for z in (new_H, new_L)),
@@ -111,21 +108,15 @@ class Engine:
     def segment(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None = None,
+        start: Start,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """q and the new states [B, T, D] of one segment, differentiable in the parameters."""
-        return _Segment.apply(self, (tokens, *_alike(z_H, z_L), read), *parameters)
+        return _Segment.apply(self, _alike(start), *parameters)
 
     def td_segment(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None,
+        start: Start,
         a_tm1: Tensor,
         target: Tensor,
         weight: Tensor | None = None,
@@ -137,8 +128,8 @@ class Engine:
         loss of `kernels.goal_loss`, at every cell. Only the loss is differentiable; its gradient is
         made at once, while a board's activations are still in the cache.
         """
-        start, states = (tokens, *_alike(z_H, z_L), read), self._states(len(tokens), keep)
-        loss, q = _TDSegment.apply(self, start, (a_tm1, target, weight), states, *parameters)
+        states, td = self._states(len(start[0]), keep), (a_tm1, target, weight)
+        loss, q = _TDSegment.apply(self, _alike(start), td, states, *parameters)
         return loss, q, *states
 
     def gradient(
@@ -170,7 +161,7 @@ class Engine:
         new_H, new_L = states if states and states[0].numel() else (None, None)
         loss = self.native.gradient(
             self._addresses(parameters),
-            *self._start(*start),
+            *self._start(start),
             *(action, target, weight),
             ptr_or_null("the gradient of q", d_q, FLOAT, B, shape.actions),
             *(ptr_or_null("the gradient of a state", z, FLOAT, *self._size(B)) for z in (d_H, d_L)),
@@ -192,9 +183,8 @@ class Engine:
         ]
         return found if self.shape.learned else [found[0], 0, *found[1:]]
 
-    def _start(
-        self, tokens: Tensor, z_H: Tensor, z_L: Tensor, read: Tensor | None
-    ) -> tuple[int, ...]:
+    def _start(self, start: Start) -> tuple[int, ...]:
+        tokens, z_H, z_L, read = start
         B = len(tokens)
         addresses = (
             ptr("tokens", tokens, torch.uint8, B, self.shape.cells),
@@ -220,9 +210,9 @@ class _Segment(torch.autograd.Function):
         fresh = [x.clone() if x is not None and x.is_inference() else x for x in start]  # savable
         tokens, z_H, z_L, read = fresh
         assert tokens is not None and z_H is not None and z_L is not None
-        start = (tokens, *_alike(z_H, z_L), read)
+        start = tokens, z_H, z_L, read
         ctx.save_for_backward(*start, *parameters)
-        return engine.decide(parameters, *start)
+        return engine.decide(parameters, start)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -252,8 +242,9 @@ class _TDSegment(torch.autograd.Function):
         return None, None, None, None, *ctx.engine.split(ctx.flat * d_loss)
 
 
-def _alike(z_H: Tensor, z_L: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with the same strides; a seed that is expanded over the tokens stays expanded."""
-    if z_H.stride() == z_L.stride() and z_H.stride(-1) == 1:
-        return z_H, z_L
-    return z_H.contiguous(), z_L.contiguous()
+def _alike(start: Start) -> Start:
+    """z_H and z_L with the same strides; a seed that is expanded over the tokens stays expanded."""
+    tokens, z_H, z_L, read = start
+    if z_H.stride() != z_L.stride() or z_H.stride(-1) != 1:
+        z_H, z_L = z_H.contiguous(), z_L.contiguous()
+    return tokens, z_H, z_L, read

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from hrm_fast.backends.plain import Plain
-from hrm_fast.backends.shape import Keep, Shape, shape_of
+from hrm_fast.backends.shape import Keep, Shape, Start, shape_of
 from hrm_fast.config import HRMConfig
 from hrm_fast.layers import rope_tables
 from kernels.attention_block import Rope
@@ -178,51 +178,38 @@ class Cuda:
         self.decider, self.plain = decider, plain
 
     def decide(
-        self, parameters: Sequence[Tensor], *given: Any, **more: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return self.decider.decide(self.decider.pack(parameters), *given, **more)
-
-    def segment(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None = None,
+        start: Start,
+        segments: int = 1,
+        keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor]:
-        z_H, z_L, begun = self._begin(parameters, tokens, z_H, z_L, read)
-        return self.plain.segment(parameters, tokens, z_H, z_L, read, begun=begun)
+        return self.decider.decide(self.decider.pack(parameters), *start, segments, keep)
+
+    def segment(self, parameters: Sequence[Tensor], start: Start) -> tuple[Tensor, Tensor, Tensor]:
+        start, begun = self._begin(parameters, start)
+        return self.plain.segment(parameters, start, begun=begun)
 
     def td_segment(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None,
+        start: Start,
         a_tm1: Tensor,
         target: Tensor,
         weight: Tensor | None = None,
         keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        z_H, z_L, begun = self._begin(parameters, tokens, z_H, z_L, read)
-        loss = a_tm1, target, weight, keep
-        return self.plain.td_segment(parameters, tokens, z_H, z_L, read, *loss, begun=begun)
+        start, begun = self._begin(parameters, start)
+        return self.plain.td_segment(parameters, start, a_tm1, target, weight, keep, begun)
 
-    def _begin(
-        self,
-        parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None,
-    ) -> tuple[Tensor, Tensor, bool]:
-        """Make the calls without gradient; returns z_H, z_L and whether there were any."""
+    def _begin(self, parameters: Sequence[Tensor], start: Start) -> tuple[Start, bool]:
+        """Make the calls without gradient; returns where the others start, and whether there were
+        any."""
         shape = self.decider.shape
         if shape.h_cycles * shape.l_cycles == 1:
-            return z_H, z_L, False
-        _, z_H, z_L = self.decide(parameters, tokens, z_H, z_L, read, open=True)
-        return z_H, z_L, True
+            return start, False
+        _, z_H, z_L = self.decider.decide(self.decider.pack(parameters), *start, open=True)
+        return (start[0], z_H, z_L, start[3]), True
 
 
 def block_order(shape: Shape) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrm_fast.backends.shape import Keep
+from hrm_fast.backends.shape import Keep, Start
 from hrm_fast.config import HRMConfig
 from hrm_fast.layers import BlockWeights, level, rope_tables
 from kernels.attention_block import Rope
@@ -69,8 +69,7 @@ class Plain:
         """
         width, dtype = self.config.width, parts.L[0][0].dtype
         scale = (width if parts.position is None else width / 2) ** 0.5
-        given = (parts.embed, parts.puzzle, parts.position, scale, dtype)
-        return self.ops.embedding(tokens, *given)
+        return self.ops.embedding(tokens, parts.embed, parts.puzzle, parts.position, scale, dtype)
 
     def forward(
         self,
@@ -96,16 +95,15 @@ class Plain:
         z_L = level(ops, z_L, z_H + e, parts.L, heads, rope)
         return level(ops, z_H, z_L, parts.H, heads, rope, rows), z_L
 
+    @torch.no_grad()
     def decide(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None = None,
+        start: Start,
         segments: int = 1,
         keep: Keep = "states",
     ) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, z_H, z_L, read = start
         parts = self.parts(parameters)
         e = self.embedding(parts, tokens)
         for _ in range(segments - 1):
@@ -115,35 +113,29 @@ class Plain:
     def segment(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None = None,
+        start: Start,
         keep: Keep = "states",
         begun: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, z_H, z_L, read = start
         parts = self.parts(parameters)
-        e = self.embedding(parts, tokens)
-        return self._last(parts, e, z_H, z_L, read, keep, begun)
+        return self._last(parts, self.embedding(parts, tokens), z_H, z_L, read, keep, begun)
 
     def td_segment(
         self,
         parameters: Sequence[Tensor],
-        tokens: Tensor,
-        z_H: Tensor,
-        z_L: Tensor,
-        read: Tensor | None,
+        start: Start,
         a_tm1: Tensor,
         target: Tensor,
         weight: Tensor | None = None,
         keep: Keep = "states",
         begun: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        keep = "states" if weight is not None else keep  # that loss is on every token
-        q, z_H, z_L = self.segment(parameters, tokens, z_H, z_L, read, keep, begun)
         if weight is None:
+            q, z_H, z_L = self.segment(parameters, start, keep, begun)
             loss = self.ops.td_loss(q, a_tm1, target)
-        else:
+        else:  # the loss needs every token, whatever is kept
+            q, z_H, z_L = self.segment(parameters, start, begun=begun)
             loss = self.ops.goal_loss(z_H, parameters[-1], a_tm1, target, weight)
         return loss, q.detach(), z_H.detach(), z_L.detach()
 

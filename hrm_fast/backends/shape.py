@@ -1,4 +1,4 @@
-"""What the fused back ends are told of a model: its sizes, and the order of its parameters."""
+"""What every back end is given: where a segment starts, a model's sizes, its parameters' order."""
 
 from typing import Literal, NamedTuple
 
@@ -7,7 +7,10 @@ from torch import Tensor
 from hrm_fast.config import HRMConfig
 
 Keep = Literal["states", "last", "none"]  # of the new z: every token's, the last one's, nothing
-Start = tuple[Tensor, Tensor, Tensor, Tensor | None]  # tokens, z_H, z_L, read
+
+# tokens uint8 [B, T - 1], as the model sees them; z_H and z_L [B, T, D]; read int32 [B]: the token
+# that Q is read from (None: the mean of all)
+Start = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 class Shape(NamedTuple):
