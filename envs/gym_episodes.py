@@ -79,7 +79,8 @@ class Episodes:
     def _call(self, method: str, *args: Any, **options: Any) -> Any:
         try:
             return getattr(self.env, method)(*args, **options)
-        except Exception as error:  # a stranger's method may raise anything
+        except (Exception, SystemExit) as error:  # a stranger's method may raise anything
+            let_through(error)
             place = traceback.extract_tb(error.__traceback__)[-1]
             is_old = method == "reset" and isinstance(error, TypeError)
             right = "reset(*, seed=None, options=None)" if is_old else "no exception"
@@ -116,8 +117,15 @@ def close(env: gymnasium.Env[Any, Any], name: str) -> None:
     """Close it; what goes wrong there is told, since nothing that was learnt depends on it."""
     try:
         env.close()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        let_through(error)
         warn(f"gym:{name} raises in close", f" ({reason(error)}): it may have left something open")
+
+
+def let_through(error: BaseException) -> None:
+    """Raise it again if a signal made it, not `sys.exit`: then it is a subclass of SystemExit."""
+    if isinstance(error, SystemExit) and type(error) is not SystemExit:
+        raise error
 
 
 def reason(error: BaseException) -> str:

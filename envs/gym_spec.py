@@ -11,7 +11,7 @@ import gymnasium
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
-from envs.gym_episodes import Episodes, close, reason
+from envs.gym_episodes import Episodes, close, let_through, reason
 from envs.gym_tokens import Tokens, tokens_of
 from envs.spec import check_integer, make_plain
 
@@ -85,6 +85,7 @@ class GymSpec:
             if module:
                 importlib.import_module(module)
         except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+            let_through(error)
             what = f"{text!r} ({reason(error)})"
             raise ValueError(f"env is {what}: expected a module that can be imported") from error
         return cls(name)
@@ -190,6 +191,7 @@ class GymSpec:
             hint = f"pip install -e '.[{package}]'" if package else "its package"
             raise ValueError(f"env is gym:{self.id} ({error}): expected {hint}") from None
         except (Exception, SystemExit) as error:  # a stranger's constructor may raise anything
+            let_through(error)
             where = "one that gymnasium.make finds; gym:MODULE:ID imports its module first"
             raise ValueError(f"env is gym:{self.id} ({reason(error)}): expected {where}") from error
 

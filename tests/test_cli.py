@@ -414,3 +414,11 @@ def test_help_is_short_and_help_all_has_every_flag(
     assert ("--dqn.muon-momentum" in said) == (word == "--help-all")
     assert all(flag in said for flag in ("--preset", "--seed", "--resume", "--hrm.segments"))
     assert last is None or said.rstrip().endswith(last)
+
+
+def test_the_last_of_several_environments_counts(capsys: pytest.CaptureFixture) -> None:
+    two = ["--env", "gym:Taxi-v3", "--env=gym:FrozenLake-v1"]
+    assert parse_flags(two).env.id == "FrozenLake-v1"
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(lambda: parse_flags(["--preset", "quick", "--env"]) and None)
+    assert "--env is the last word: expected a value" in capsys.readouterr().err

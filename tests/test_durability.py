@@ -206,7 +206,8 @@ def test_one_process_at_a_time(saved: Config, tmp_path: Path) -> None:
     Run(config, Trainer(config, CPU)).close()
 
 
-def test_terminated_before_the_loop_and_in_other_programs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", ["program", "lambda: cli.parse(program, args=[])"])
+def test_terminated_before_the_loop_and_in_other_programs(start: str, tmp_path: Path) -> None:
     """SIGTERM unwinds a program, which removes what it has half written."""
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom train import cli\n"
@@ -215,7 +216,7 @@ def test_terminated_before_the_loop_and_in_other_programs(tmp_path: Path) -> Non
         "    with replacing(Path(sys.argv[1])) as part:\n"
         "        part.write_text('half')\n        print('now', flush=True)\n"
         "        time.sleep(60)\n"
-        "cli.main(program)\n"
+        f"cli.main({start})\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "x")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENV)

@@ -1,5 +1,7 @@
 """Environments of others that are not what they say: refused in one line, limited, and closed."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,7 +111,7 @@ def at(place: int, value: Any) -> Callable[[Came], Came]:
     return lambda came: (*came[:place], value, *came[place + 1 :])
 
 
-def fails(error: Exception) -> Callable[[Came], Came]:
+def fails(error: BaseException) -> Callable[[Came], Came]:
     def spoil(came: Came) -> Came:
         raise error
 
@@ -150,6 +152,7 @@ FAULTS = [
     (at(3, np.array([False])), "truncated is ndarray of bool, shape (1,)"),
     (lambda came: came[:3] + came[4:], "what step returned is tuple of 4: expected (observation,"),
     (fails(KeyError("door\nway")), "raised KeyError: 'door\\nway' in step ("),
+    (fails(SystemExit(0)), "raised SystemExit: 0 in step ("),
 ]
 
 
@@ -455,3 +458,26 @@ def test_either_import_registers_the_mazes(first: str) -> None:
         f"{names} {first != 'hrm_fast'}",
         "(3, 3) (11, 11) (2, 11, 13)",
     ]
+
+
+@pytest.mark.parametrize("place", ["step", "reset", "import"])
+def test_a_signal_is_not_taken_for_the_environments_exit(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    (tmp_path / "stopped_module.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def stop(_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def program() -> None:
+        if place == "import":
+            GymSpec.parse("gym:stopped_module:X-v0")
+        else:
+            spoiled(monkeypatch, place, stop)
+            evaluate.rollout(TOY, random_walker(2, 1), 5, 1, CPU)
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(program)
+    assert stopped.value.code == 128 + signal.SIGTERM

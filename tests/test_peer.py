@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -158,4 +159,7 @@ def test_broken_files_and_foreign_code(tmp_path: Path) -> None:
         peer.load(path)
     with pytest.raises(ValueError, match="expected a checkpoint"):
         peer.load(tmp_path / "none.ckpt")
+    path.write_bytes(random.Random(0).randbytes(200))
+    with pytest.raises(ValueError, match=r"\(UnpicklingError\): expected tensors"):  # no advice
+        peer.load(path)
     assert not (tmp_path / "attacked").exists()

@@ -1,6 +1,7 @@
 """Files of others, as weights or as a state: nothing in them runs, and nothing is made for them."""
 
 import json
+import os
 import shutil
 import struct
 from dataclasses import replace
@@ -16,7 +17,7 @@ from test_cli import Attack
 from test_continuation import CPU
 
 from hrm_fast import HRM
-from train import cli
+from train import cli, evaluate
 from train import config as configs
 from train.config import PRESETS, Config
 from train.files import checkpoint
@@ -119,3 +120,11 @@ def test_shapes_are_those_of_the_model(name: str) -> None:
         config = replace(PRESETS[name].hrm, **more)
         own = {key: tuple(x.shape) for key, x in HRM(config).state_dict().items()}
         assert config.shapes() == own
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
+def test_a_pipe_is_refused_before_it_is_read(name: str, tmp_path: Path) -> None:
+    """Reading it would wait where no signal is heard."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="is a pipe or a device: expected a checkpoint"):
+        evaluate.program(str(tmp_path / name))

@@ -3,6 +3,8 @@
 import codecs
 import contextlib
 import errno
+import functools
+import inspect
 import io
 import os
 import re
@@ -71,11 +73,23 @@ def parse(
     args = _read_maps(args)
     try:
         with contextlib.redirect_stderr(said), NUMBERS:
-            return tyro.cli(what, prog=program(), description=description, args=args, **options)
+            later = _later(what) if inspect.isfunction(what) else what
+            made = tyro.cli(later, prog=program(), description=description, args=args, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         fail(_first_message(said.getvalue()))
+    return made() if later is not what else made
+
+
+def _later(function: Callable[..., T]) -> Callable[..., Callable[[], T]]:
+    """Its call, put off until the command line has been read: tyro would catch what it raises."""
+
+    @functools.wraps(function)
+    def later(*given: Any, **more: Any) -> Callable[[], T]:
+        return functools.partial(function, *given, **more)
+
+    return later
 
 
 def program() -> str | None:
@@ -85,18 +99,30 @@ def program() -> str | None:
 
 
 def flag(args: Sequence[str], name: str) -> str | None:
-    """The value of a flag, read before tyro knows what the command line is built on."""
+    """The last value of a flag, needed before tyro can read the command line.
+
+    ValueError: the flag has no value.
+    """
     return take(args, name)[0]
 
 
 def take(args: Sequence[str], name: str) -> tuple[str | None, list[str]]:
-    """The value of a flag, and the arguments without it."""
-    for i, arg in reversed(list(enumerate(args))):  # the last one counts, as for all flags
-        if arg == name and i + 1 < len(args):
-            return _expand(args[i + 1]), [*args[:i], *args[i + 2 :]]
-        if arg.startswith(f"{name}="):
-            return _expand(arg).removeprefix(f"{name}="), [*args[:i], *args[i + 1 :]]
-    return None, list(args)
+    """The last value of a flag, and the arguments without the flag.
+
+    ValueError: the flag has no value.
+    """
+    value, rest, words = None, [], iter(args)
+    for word in words:
+        if word == name:
+            value = next(words, None)
+            if value is None:
+                raise ValueError(f"{name} is the last word: expected a value after it")
+            value = _expand(value)
+        elif word.startswith(f"{name}="):
+            value = _expand(word).removeprefix(f"{name}=")
+        else:
+            rest.append(word)
+    return value, rest
 
 
 def _expand(arg: str) -> str:
@@ -207,8 +233,12 @@ def _main(program: Callable[[], int | None]) -> NoReturn:
         fail(f"out of memory ({str(error)[:200]}): expected smaller sizes")
 
 
+class Ended(SystemExit):
+    """A signal ends the program; other code's `sys.exit` is a plain SystemExit."""
+
+
 def _end(number: int, _: object) -> NoReturn:
-    sys.exit(128 + number)
+    raise Ended(128 + number)
 
 
 def _mend_streams() -> None:

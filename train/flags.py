@@ -105,7 +105,7 @@ def in_gym(start: Config, asked: str, resumes: bool) -> Config:
     if isinstance(start.env, GymSpec):
         require("env", asked, spec.id == start.env.id, f"gym:{start.env.id}, as the run began")
         return start
-    if start.hrm.q_token == "goal":  # nobody says that a goal is drawn, or an '@'
+    if start.hrm.q_token == "goal":  # a Gymnasium board need not show a goal
         start = replace(start, **WITHOUT_GOAL)
     hrm = replace(start.hrm, q_token="mean", cells=1, columns=1, walls=None)
     return replace(start, env=spec, hrm=hrm, eval_episodes=64)

@@ -97,9 +97,16 @@ class Opened(NamedTuple):
                 raise ValueError(f"{found}: expected {right} {list(size)}")
 
 
+def refuse_pipe(path: Path) -> None:
+    """Damaged: a pipe or a device; reading one may wait for ever, where no signal is heard."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise Damaged(f"{path} is a pipe or a device: expected a checkpoint, a regular file")
+
+
 @contextlib.contextmanager
 def opening(path: Path) -> Iterator[Opened]:
     """Damaged: no such file, not a whole safetensors file, or not the header that was written."""
+    refuse_pipe(path)
     try:
         with spelled(path) as place, safe_open(place, framework="pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118

@@ -16,6 +16,7 @@ from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig, from_reference
 from hrm_fast.checkpoint import reference_shapes
 from train.config import PRESETS, Config, require
+from train.files.checkpoint import refuse_pipe
 
 # What a pickled NumPy number consists of; its module has another name in NumPy 1.
 _scalar = np.float64(0).__reduce__()[0]
@@ -31,6 +32,7 @@ def read(path: Path) -> dict[str, Any]:
 
     ValueError: anything else.
     """
+    refuse_pipe(path)
     try:
         with torch.serialization.safe_globals(NUMBERS):  # type: ignore[arg-type]
             data = _plain(torch.load(path, map_location="cpu", weights_only=True))
@@ -38,7 +40,9 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {error.strerror}, expected a checkpoint") from None
     except Exception as error:  # the unpickler lets a damaged file raise anything
         asks = re.search(r"GLOBAL ([\w.]+)", str(error))  # beside advice to load it all the same
-        first = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        first = "".join(str(error).splitlines()[:1])[:200]
+        if not first or "weights_only" in str(error):
+            first = type(error).__name__
         why = f"it asks to run {asks[1]}" if asks else first
         raise ValueError(f"{path} ({why}): expected tensors and plain values in it") from None
     if not (isinstance(data, dict) and all(isinstance(name, str) for name in data)):
