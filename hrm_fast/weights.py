@@ -21,7 +21,7 @@ class Weights(nn.Module):
     seen: Tensor | None  # int64 [T - 1]: the cells that have a token; None: all of them
 
     def __init__(self, config: HRMConfig) -> None:
-        """Fresh random ones, float32 on the CPU whatever torch's defaults are."""
+        """Initialise them at random, float32 on the CPU whatever torch's defaults are."""
         super().__init__()
         self.config = config
         width = config.width

@@ -19,7 +19,7 @@ from train.targets import epsilon_at, target_of
 
 
 class Learned(NamedTuple):
-    """What a cycle leaves for the log, and to look at if its loss is no number."""
+    """What a cycle returns: numbers for the log, and its batch, kept if the loss is not finite."""
 
     loss: Tensor  # float32 []; of the last segment
     q: Tensor  # float32 []; mean
@@ -61,13 +61,13 @@ class Trainer:
 
     def is_repeatable(self) -> bool:
         """Whether `_learn` can be a CUDA graph: nothing in it waits for the host."""
-        config, mazes = self.config, self.collector.mazes
-        counts = self.optimiser.fused is not None and not config.hrm.halting
-        asked = config.cuda_graph and not config.deterministic and ranks.world() == 1
-        return asked and mazes.is_resident and counts
+        config = self.config
+        is_asked_for = config.cuda_graph and not config.deterministic
+        is_on_device = self.collector.mazes.is_resident and self.optimiser.fused is not None
+        return is_asked_for and is_on_device and not config.hrm.halting and ranks.world() == 1
 
     def _learn(self, updates: int) -> Learned:
-        """The cycle itself. Where the fused optimiser counts, nothing here needs the host."""
+        """The cycle itself. With a fused optimiser, which counts on the device, nothing waits."""
         dqn, phase = self.config.dqn, self.phase
         with phase("collect"):
             self.collect()

@@ -93,7 +93,7 @@ class Backends:
             self.cuda = Cuda(Decider(config), self.triton or self.reference)
 
     def of(self, weight: Tensor) -> Backend:
-        """The back end for a model with such a weight.
+        """The back end for a model whose weights have this one's dtype and device.
 
         ValueError: the kernels asked for cannot read it.
         """
