@@ -193,6 +193,8 @@ class GymSpec:
         except (Exception, SystemExit) as error:  # a stranger's constructor may raise anything
             let_through(error)
             where = "one that gymnasium.make finds; gym:MODULE:ID imports its module first"
+            if self._options:
+                where = f"one that gymnasium.make makes with the options {self.options}"
             raise ValueError(f"env is gym:{self.id} ({reason(error)}): expected {where}") from error
 
     def _made(

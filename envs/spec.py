@@ -82,6 +82,8 @@ class MazeSpec:
     def __post_init__(self) -> None:
         make_plain(self)
         _check_numbers(self)
+        if isinstance(self.map, str) and self.map not in NAMED_MAPS:
+            object.__setattr__(self, "map", _lines(self.map))
         board = self.board
         _check_board(board)
         _check_connected(board, self.actions)
@@ -151,8 +153,6 @@ class MazeSpec:
 def _base_rows(spec: MazeSpec) -> tuple[str, ...]:
     if not isinstance(spec.map, str):
         return spec.map
-    if spec.map not in NAMED_MAPS:
-        return _lines(spec.map)
     side = 9 if spec.size is None else spec.size
     return NAMED_MAPS[spec.map].rows or ("." * side,) * side
 

@@ -25,6 +25,8 @@ MAP = (
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--updates", type=int, default=1_500)
 args = parser.parse_args()
+if args.updates < 1:
+    parser.error(f"--updates is {args.updates}: expected 1 or more")
 
 spec = MazeSpec(map=MAP, closed_doors=1, p_change=0.1, max_steps=40)
 # tokens and walls of the model follow from the map

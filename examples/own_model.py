@@ -50,6 +50,8 @@ def of_goal(q: Tensor, boards: Tensor) -> Tensor:
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--updates", type=int, default=3_000)
 args = parser.parse_args()
+if args.updates < 1:
+    parser.error(f"--updates is {args.updates}: expected 1 or more")
 torch.manual_seed(0)
 config = PRESETS["quick"]
 spec, dqn = maze_of(config), replace(config.dqn, hindsight=20)

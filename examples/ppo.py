@@ -37,6 +37,8 @@ class ActorCritic(nn.Module):
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--iterations", type=int, default=400, help="rollouts to learn from")
 args = parser.parse_args()
+if args.iterations < 1:
+    parser.error(f"--iterations is {args.iterations}: expected 1 or more")
 torch.manual_seed(0)
 spec = maze_of(PRESETS["quick"])
 mazes = MazeBatch(spec, num_envs=64, seed=0)

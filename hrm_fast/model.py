@@ -106,6 +106,7 @@ class HRM(Weights):
         last: no segment follows; the carry that came in is returned, the new one is not made.
         Only the loss carries gradient.
         """
+        self._check_td(len(tokens), a_tm1, target, weight)
         if weight is not None and self.seen is not None:
             target, weight = target[:, self.seen], weight[:, self.seen]
         keep: Keep = "none" if last else "states"
@@ -182,6 +183,21 @@ class HRM(Weights):
             if halted.all():
                 break
         return carry
+
+    def _check_td(self, B: int, a_tm1: Tensor, target: Tensor, weight: Tensor | None) -> None:
+        """ValueError: no boards, or tensors of another shape: a loss would broadcast in silence."""
+        if B == 0:
+            raise ValueError("tokens has no boards: expected at least one for a loss")
+        of_y = (B,) if weight is None else (B, self.config.cells)
+        for name, x, dtype, shape in (
+            ("a_tm1", a_tm1, torch.int64, (B,)),
+            ("target", target, self.q_head.dtype, of_y),
+            ("weight", weight, self.q_head.dtype, of_y),
+        ):
+            if x is not None and (x.dtype != dtype or x.shape != shape):
+                raise ValueError(
+                    f"{name} is {x.dtype} {list(x.shape)}: expected {dtype} {list(shape)}"
+                )
 
     def inputs(self, carry: Carry, tokens: Tensor) -> Start:
         """What a back end is given beside the parameters. ValueError: boards of another shape."""

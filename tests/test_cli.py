@@ -57,10 +57,11 @@ BAD_FLAGS = [
     (["--env.map", "missing.txt"], ["missing.txt"]),
     (
         ["--env.map", "maps/missing.map"],
-        ["maps/missing.map", "No such file", "expected a text file"],
+        ["maps/missing.map", "No such file", "or a text file"],
     ),
-    (["--env.map", "missing.map"], ["map is missing.map: No such file"]),
-    (["--env.map", "/"], ["map is /", "Is a directory", "expected a text file"]),
+    (["--env.map", "missing.map"], ["map is missing.map (No such file", "four-rooms"]),
+    (["--env.map=castle", "--seed", "1"], ["map is castle (No such file", "or a text file"]),
+    (["--env.map", "/"], ["map is /", "Is a directory", "or a text file"]),
     (["--hrm.heads", "5"], ["heads", "5", "48"]),
     (["--hrm.positions", "alibi"], ["alibi", "rope2d"]),
     (["--hrm.cells", "98"], ["hrm.cells", "98", "49"]),
@@ -73,11 +74,13 @@ BAD_FLAGS = [
     (["--updates", "1e999999999"], ["--updates", "1e999999999", "expected a whole number"]),
     (["--updates", "1e30"], ["--updates", "1e30", "expected a whole number"]),
     (["--env.closed-doors", "5e-1"], ["--env.closed-doors", "5e-1", "expected a whole number"]),
+    (["--hrm.vocab", "1.5"], ["error: Error parsing --hrm.vocab: found 1.5, expected a whole"]),
+    (["--env.view-radius", "far"], ["found far, expected a whole number or None"]),
     (["--seed", "-1"], ["seed", "-1"]),
     (["--device", "abacus"], ["device", "abacus", "cpu"]),
     (["--resume", "nowhere"], ["nowhere", "config.json"]),
     (["--resume", ""], ["resume is ''", "a run's folder or URL"]),
-    (["walk"], ["walk"]),
+    (["walk"], ["walk", "--help shows"]),
 ]
 
 
@@ -190,10 +193,24 @@ def test_a_resumed_run_keeps_its_seed_and_place(
     (tmp_path / "config.json").write_text(configs.to_json(config))
     resumed = parse_flags(["--resume", str(tmp_path), "--updates", "13000"])
     assert resumed == replace(config, resume=str(tmp_path), updates=13_000)
-    for flags in (["--seed", "1"], ["--run-dir", "x"], ["--preset", "paper-maze"]):
+    same = tmp_path / "same.map"
+    same.write_text("\n".join(QUICK.env.map))
+    assert parse_flags(["--resume", str(tmp_path), "--env.map", str(same)]).env == QUICK.env
+    for flag, value, kept in (
+        ("seed", "1", "0"), ("run-dir", "x", repr(str(tmp_path))), ("preset", "maze", "'quick'"),
+        ("env.map", "four-rooms", "('...|...',"), ("env.actions", "8", "4"),
+        ("env.crop-wall", "True", "False"), ("hrm.width", "64", "48"), ("hrm.heads", "2", "4"),
+        ("hrm.h-layers", "3", "1"), ("hrm.carry", "full", "'reset'"), ("hrm.inner", "32", "96"),
+        ("hrm.q-token", "last", "'goal'"), ("dqn.num-mazes", "7", "32"),
+    ):  # fmt: skip
+        flags = ["--resume", str(tmp_path), f"--{flag}", value]
+        if value == "True":
+            flags.pop()
         with pytest.raises(SystemExit):
-            cli.main(lambda flags=flags: parse_flags(["--resume", str(tmp_path), *flags]))
-        assert flags[0].strip("-") in capsys.readouterr().err
+            cli.main(lambda flags=flags: parse_flags(flags))
+        error = capsys.readouterr().err.replace("'", "")
+        assert error.startswith(f"error: {flag} is {value}: expected {kept}".replace("'", ""))
+        assert error.endswith(", as the run began\n")
 
 
 def test_every_preset_is_the_published_one_or_says_how_it_differs() -> None:
@@ -347,8 +364,11 @@ def test_evaluate_of_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureF
         (["--episodes", "0"], "episodes is 0: expected 1 or more"),
         (["--segments", "0"], "segments is 0: expected 1 or more"),
         (["--seed", "-4294967296"], "seed is -4294967296: expected 0 to"),
-        (["--device", "meta"], "device is 'meta': expected auto, cpu or cuda"),
+        (["--device", "meta"], "device is 'meta': expected auto"),
         (["--json", "/dev/null/x.json"], "/dev/null/x.json could not be written"),
+        (["--json", "/"], "/ could not be written: it is a folder"),
+        (["--json", ""], "could not be written: it is a folder"),
+        (["--segments", "all"], "found all, expected a whole number or None"),
     ],
 )
 def test_evaluate_bad_flags(
@@ -360,7 +380,8 @@ def test_evaluate_bad_flags(
         args = [str(path), *(["--episodes", "2"] if "--episodes" not in flags else []), *flags]
         cli.main(lambda: cli.parse(evaluate.program, args=args))
     assert stop.value.code == 2
-    assert words in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert words in err and out == ""  # before an episode was walked
 
 
 def test_evaluate_writes_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

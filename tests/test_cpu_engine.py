@@ -295,7 +295,7 @@ def test_bad_input() -> None:
     with pytest.raises(IndexError, match="a_tm1 has the action 4: expected 0 to 3"):
         hrm.td_segment(start, tokens, td[0] + 4, td[1])
     for action, target in ((td[0].int(), td[1]), (td[0], td[1].double()), (td[0][:1], td[1])):
-        with pytest.raises(ValueError, match=r"expected contiguous torch\.\w+ \[2\] on cpu"):
+        with pytest.raises(ValueError, match=r"expected torch\.\w+ \[2\]"):
             hrm.td_segment(start, tokens, action, target)
     assert hrm.decide(tokens[:0])[0].shape == (0, 4)
     with pytest.raises(ValueError, match="tokens has no boards"):

@@ -195,6 +195,16 @@ def test_no_space_is_told_in_one_line(tmp_path: Path) -> None:
     run.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("module", ["train.dqn", "train.evaluate"])
+def test_a_full_disk_under_what_is_printed(module: str) -> None:
+    command = [sys.executable, "-m", module, "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    told = "error: what is printed cannot be written: the disk is full\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 def test_one_process_at_a_time(saved: Config, tmp_path: Path) -> None:
     config = copy(saved, tmp_path / "run")
     (tmp_path / "run" / ".state.safetensors.part").write_bytes(b"half")  # of a killed process

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 
@@ -117,6 +118,7 @@ def test_a_run_goes_on_after_its_end(
     run(dqn.program, *start, *sizes, *few, "--updates", "8")
     out = run(dqn.program, "--resume", folder, "--updates", "12")
     assert "new episodes begin" in out and "update      12" in out
+    assert f"train.evaluate {folder}\n" in out and "train.watch" not in out  # it draws no text
     rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert "eval/episodic_return" in rows[0] and len(rows) == 4
     with pytest.raises(ValueError, match="expected gym:Blackjack-v1, as the run began"):
@@ -133,6 +135,31 @@ def test_a_run_goes_on_after_its_end(
         run(watch.main, folder)
     with pytest.raises(ValueError, match="env is gym:Blackjack-v1: expected a maze"):
         run(watch.main, folder, "--html", str(tmp_path / "page.html"))
+
+
+def test_the_last_words_name_the_module_that_registers_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "lake_of_mine.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Mine-v0', 'gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, env = str(tmp_path / "run"), "gym:lake_of_mine:Mine-v0"
+    sizes = ("--dqn.num-mazes", "8", "--dqn.batch-size", "8", "--dqn.learning-starts", "64")
+    few = ("--updates", "4", "--eval-episodes", "8", "--env.max-steps", "9")
+    flags = ["--preset", "quick", "--env", env, "--run-dir", folder, *sizes, *few]
+    monkeypatch.setattr(sys, "argv", ["program", *flags])
+    dqn.program()
+    *_, judge, show = capsys.readouterr().out.splitlines()
+    assert judge == f"  python -m train.evaluate {folder} --env {env}"
+    assert show == f"  python -m train.watch {folder} --env {env}"
+    gymnasium.registry.pop("Mine-v0")
+    del sys.modules["lake_of_mine"]
+    for program, command in ((lambda: cli.parse(evaluate.program), judge), (watch.main, show)):
+        monkeypatch.setattr(sys, "argv", [*command.split()[2:], "--episodes", "2"])
+        program()
+        assert "success" in (out := capsys.readouterr().out) or "FFFH" in out
 
 
 def test_what_follows_a_restart_is_no_part_of_an_earlier_episode(tmp_path: Path) -> None:

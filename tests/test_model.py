@@ -317,6 +317,28 @@ def test_cuda_kernels_want_a_gpu() -> None:
             model(kernels="cuda")
 
 
+@pytest.mark.parametrize("kernels", ["reference", "cpu"])
+def test_bad_values_of_a_loss(kernels: Any) -> None:
+    hrm = model(kernels=kernels)
+    start, tokens, action, y = hrm.start(2), boards(2), torch.zeros(2).long(), torch.zeros(2)
+    for given, words in (
+        ((action.int(), y), r"a_tm1 is torch.int32 \[2\]: expected torch.int64 \[2\]"),
+        ((action[:1], y), r"a_tm1 is torch.int64 \[1\]: expected torch.int64 \[2\]"),
+        ((action, y[:, None]), r"target is torch.float32 \[2, 1\]: expected torch.float32 \[2\]"),
+        ((action, y.double()), r"target is torch.float64 \[2\]: expected torch.float32 \[2\]"),
+        ((action, torch.zeros(2, 12), y), r"weight is .*\[2\]: expected torch.float32 \[2, 12\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            hrm.td_segment(start, tokens, *given)
+    with pytest.raises(ValueError, match="tokens has no boards: expected at least one"):
+        hrm.td_segment(hrm.start(0), tokens[:0], action[:0], y[:0])
+    for wrong in (-1, 4):
+        with pytest.raises(IndexError, match=f"a_tm1 has the action {wrong}: expected 0 to 3"):
+            hrm.td_segment(start, tokens, action + wrong, y)
+    with pytest.raises(IndexError, match="tokens has the code 255: expected 0 to "):
+        hrm.decide(torch.full_like(tokens, 255))
+
+
 def test_bad_tokens_and_seeds() -> None:
     hrm = model()
     for tokens in (boards(2).long(), boards(2, 11), boards(2)[0], boards(3)):

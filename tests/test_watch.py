@@ -196,6 +196,10 @@ def test_watch_leaves_no_unfinished_gif(saved, tmp_path, monkeypatch):
         (["--tile", "4"], "tile is 4: expected 8 to 128 pixels"),
         (["--tile", "x"], "tile"),
         (["--colour"], "colour"),
+        (["--gif", "a", "--html", "a"], "gif is 'a': expected another file than html"),
+        (["--gif", ""], "could not be written: it is a folder"),
+        (["--html", "/proc/a"], "/proc/a could not be written"),
+        (["--env", "gym:Blackjack-v1"], "cells of Blackjack-v1 is 3: expected 9"),
     ],
 )
 def test_bad_flags_of_watch(saved, run, args, words):
@@ -291,7 +295,7 @@ def test_programs_as_processes():
     "args, words",
     [
         (["--p-change", "1.5"], "p_change is 1.5: expected 0 to 1"),
-        (["--map", "castle"], "map is 'castle': expected 'four-rooms'"),
+        (["--map", "castle"], "map is castle (No such file or directory): expected four-rooms"),
         (["--map", "@..\n..", "--max-steps", "9"], "map row 1 has 2 cells: expected 3"),
         (["--seed", "-1"], "seed is -1: expected 0 to "),
         (["--colour", "1"], "colour"),

@@ -78,7 +78,10 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        fail(_first_message(said.getvalue()))
+        message = _first_message(said.getvalue())
+        if message.startswith("Unrecognized options"):
+            message += ": expected one of those that --help shows"
+        fail(message)
     return made() if later is not what else made
 
 
@@ -131,8 +134,8 @@ def _expand(arg: str) -> str:
     return f"{flag}{equals}{os.path.expanduser(value)}" if value.startswith("~") else arg
 
 
-def _whole(text: str) -> int:
-    """An int as people write it: 10000, 10_000, 1e4."""
+def _whole(text: str, *others: str) -> int:
+    """An int as people write it: 10000, 10_000, 1e4. ValueError: neither that nor one of others."""
     try:
         return int(text)
     except ValueError:
@@ -140,21 +143,22 @@ def _whole(text: str) -> int:
             number = Decimal(text)
             if number.is_finite() and number.adjusted() < 30 and number == int(number):
                 return int(number)
-    raise ValueError(f"found {text}, expected a whole number")
+    raise ValueError(f"found {text}, expected {' or '.join(['a whole number', *others])}")
 
 
 NUMBERS = tyro.constructors.ConstructorRegistry()
 
 
 @NUMBERS.primitive_rule
-def _whole_numbers(kind: Any) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
-    if kind.type is not int:
+def _whole_numbers(kind: Any) -> tyro.constructors.PrimitiveConstructorSpec[int | None] | None:
+    if kind.type not in (int, int | None):
         return None
+    none = [] if kind.type is int else ["None"]
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="INT",
-        instance_from_str=lambda words: _whole(words[0]),
-        is_instance=lambda x: isinstance(x, int),
+        metavar="|".join([*none, "INT"]),
+        instance_from_str=lambda words: None if words == none else _whole(words[0], *none),
+        is_instance=lambda x: isinstance(x, int) or (x is None and none != []),
         str_from_instance=lambda x: [str(x)],
     )
 
@@ -166,10 +170,12 @@ def _read_maps(args: Sequence[str]) -> list[str]:
         name, equals, value = word.partition("=")
         if name not in ("--env.map", "--map"):
             continue
+        after = i + 1 if equals else i + 2
         if not equals and i + 1 < len(words):
             value = words[i + 1]
-        if _is_file(value):
-            words[i : i + 1 if equals else i + 2] = [f"{name}={_read(value)}\n"]
+        is_last = after >= len(words) or re.match("--[a-z]", words[after])  # no row follows
+        if is_last and _is_file(value):
+            words[i:after] = [f"{name}={_read(value)}\n"]
     return words
 
 
@@ -178,8 +184,7 @@ def _is_file(map_: str) -> bool:
     if not map_ or "\n" in map_ or map_ in NAMED_MAPS:
         return False
     with contextlib.suppress(OSError, ValueError):
-        drawn = set(map_) <= set(GLYPHS)
-        return os.sep in map_ or Path(map_).is_file() or (Path(map_).suffix != "" and not drawn)
+        return os.sep in map_ or not set(map_) <= set(GLYPHS) or Path(map_).is_file()
     return False
 
 
@@ -191,7 +196,8 @@ def _read(name: str) -> str:
         return data.decode("utf-16" if is_wide else "utf-8-sig")
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or "no text"
-        fail(f"map is {name}: {why}, expected a text file with the rows of a map")
+        names = ", ".join(NAMED_MAPS)
+        fail(f"map is {name} ({why}): expected {names}, or a text file with the rows of a map")
 
 
 def _first_message(box: str) -> str:
@@ -222,7 +228,10 @@ def _main(program: Callable[[], int | None]) -> NoReturn:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        nameless = error.errno == errno.ENOSPC and error.filename is None
+        fail("what is printed cannot be written: the disk is full" if nameless else error)
+    except ValueError as error:
         fail(error)
     except (MemoryError, RuntimeError) as error:
         if "by peer" in str(error):

@@ -7,10 +7,11 @@ torchrun --nproc-per-node 2 -m train.dqn --preset quick
 
 import os
 import signal
+import sys
 
 import torch
 
-from envs import GymSpec
+from envs import GymSpec, MazeSpec
 from train import cli, flags
 from train.analyse import curve
 from train.config import require
@@ -64,6 +65,8 @@ def greet(run: Run, device: torch.device) -> None:
 def report(run: Run) -> int:
     """The run's last words; returns its exit status."""
     config, trainer, alone = run.config, run.trainer, ranks.world() == 1
+    env = cli.flag(sys.argv[1:], "--env") or ""
+    in_env = f" --env {env}" if env.count(":") == 2 else ""  # its module is not in the run's files
     if trainer.phase.seconds:
         cli.say(f"time went to  {trainer.phase.report()}")
     if trainer.update < config.updates:
@@ -77,13 +80,13 @@ def report(run: Run) -> int:
         start = "python" if alone else job
         cli.say(
             f"stopped at update {trainer.update} of {config.updates}; saved. Continue with: "
-            f"{start} -m train.dqn --resume {config.run_dir}"
+            f"{start} -m train.dqn --resume {config.run_dir}{in_env}"
         )
         return 130 if run.stopped_by == signal.SIGINT and alone else 0
     cli.say(f"learning curve in {config.run_dir}/{CURVE}; judge the agent with:")
-    cli.say(
-        f"  python -m train.evaluate {config.run_dir}\n  python -m train.watch {config.run_dir}"
-    )
+    cli.say(f"  python -m train.evaluate {config.run_dir}{in_env}")
+    if isinstance(config.env, MazeSpec) or "ansi" in config.env.render_modes:
+        cli.say(f"  python -m train.watch {config.run_dir}{in_env}")
     return 0
 
 

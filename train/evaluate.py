@@ -7,7 +7,7 @@ Also HRM-Agent's own checkpoints, `.ckpt`.
 
 import json
 import math
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -23,7 +23,7 @@ from train.config import SEED_LIMIT, Config, require
 from train.episodes import Batch, Walker, greedy, random_walker, shortest_path_walker, walk
 from train.files import agents, peer
 from train.files.checkpoint import load
-from train.files.writing import write_text
+from train.files.writing import replacing
 from train.machine import ranks
 from train.machine.device import choose_device
 
@@ -154,7 +154,7 @@ def program(
     episodes: int = 1024,
     seed: int = 1,
     segments: int | None = None,
-    json_file: Annotated[str | None, tyro.conf.arg(name="json")] = None,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     device: str = "cpu",
     env: str | None = None,
 ) -> None:
@@ -179,30 +179,36 @@ def program(
         "agent": greedy(hrm, episodes, segments),
         "random": random_walker(spec.actions, seed),
     }
-    if isinstance(spec, MazeSpec):
+    is_maze = isinstance(spec, MazeSpec)
+    if is_maze:
         walkers["shortest path, re-planned"] = shortest_path_walker
     where = spec.summary if isinstance(spec, GymSpec) else f"limit {spec.max_steps} steps"
-    print(f"{checkpoint}: {episodes} unseen episodes, {where}")
-    results = {}
-    for name, walker in walkers.items():
-        results[name] = r = rollout(spec, walker, episodes, seed, hrm.puzzle.device)
-        last = f"mean return {r.mean_return:.3f}"
-        if isinstance(spec, MazeSpec):
-            ratio = "-" if r.shortest_ratio is None else f"{r.shortest_ratio:.2f}"
-            last = f"steps / shortest path {ratio}"
-        print(
-            f"{name:<26} success {r.success:6.1%} ({r.success_low:.1%} to {r.success_high:.1%})"
-            f"  mean length {r.mean_length:5.1f}  {last}"
-        )
-    if isinstance(spec, MazeSpec):
-        print(f"{'solved by distance at start':<26}", *(f"{name:>11}" for name in DISTANCES))
-        for name, r in results.items():
-            counts = (f"{solved}/{n}" for solved, n in r.by_distance.values())
-            print(f"{name:<26} ", *(f"{count:>11}" for count in counts))
-    if json_file:
-        numbers = {**asdict(results["agent"]), "seed": seed, "segments": segments}
-        others = {name: asdict(r) for name, r in results.items() if name != "agent"}
-        write_text(Path(json_file), json.dumps({**numbers, "others": others}, indent=2) + "\n")
+    with replacing(json_file) if json_file else nullcontext() as part:  # a bad path fails here
+        print(f"{checkpoint}: {episodes} unseen episodes, {where}")
+        results = {}
+        for name, walker in walkers.items():
+            results[name] = rollout(spec, walker, episodes, seed, hrm.puzzle.device)
+            print(_line(name, results[name], is_maze))
+        if is_maze:
+            print(f"{'solved by distance at start':<26}", *(f"{name:>11}" for name in DISTANCES))
+            for name, result in results.items():
+                counts = (f"{solved}/{n}" for solved, n in result.by_distance.values())
+                print(f"{name:<26} ", *(f"{count:>11}" for count in counts))
+        if part is not None:
+            numbers = {**asdict(results["agent"]), "seed": seed, "segments": segments}
+            others = {name: asdict(r) for name, r in results.items() if name != "agent"}
+            part.write_text(json.dumps({**numbers, "others": others}, indent=2) + "\n")
+
+
+def _line(name: str, r: Result, is_maze: bool) -> str:
+    last = f"mean return {r.mean_return:.3f}"
+    if is_maze:
+        ratio = "-" if r.shortest_ratio is None else f"{r.shortest_ratio:.2f}"
+        last = f"steps / shortest path {ratio}"
+    return (
+        f"{name:<26} success {r.success:6.1%} ({r.success_low:.1%} to {r.success_high:.1%})"
+        f"  mean length {r.mean_length:5.1f}  {last}"
+    )
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
         start = in_gym(start, asked, resume is not None)
     check_env_flags(args, start.env)
     has_map = cli.flag(args, "--env.map") is not None
-    if has_map and isinstance(start.env, MazeSpec):  # the preset's doors belong to its map
+    if has_map and resume is None and isinstance(start.env, MazeSpec):
+        # the preset's doors belong to its map
         plain = MazeSpec(map="room")
         kept = {n: getattr(start.env, n) for n in ("actions", "p_change", "max_steps", "crop_wall")}
         start = replace(start, env=replace(plain, **kept))
@@ -74,9 +75,7 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
         own, new = start.env.id, config.env.id
         require("env.id", new, own == new, f"{own}, as the run began, or --env gym:ID")
     if resume is not None:
-        for name in ("preset", "seed", "run_dir"):
-            asked, kept = getattr(config, name), getattr(start, name)
-            require(name.replace("_", "-"), asked, asked == kept, f"{kept!r}, as the run began")
+        check_resumed(start, config)
     fitted = fit_model_to_board(config)
     reach = config.dqn.hindsight
     good = reach == fitted.dqn.hindsight or cli.flag(args, "--dqn.hindsight") is None
@@ -86,6 +85,20 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
         good = asked in (right, getattr(start.hrm, name), ())
         require(f"hrm.{name}", asked, good, f"{right}, which follows from env")
     return fitted
+
+
+def check_resumed(start: Config, config: Config) -> None:
+    """ValueError: a flag that would not fit what the run has saved."""
+    free = ("segments", "h_cycles", "l_cycles", "kernels", "dtype")
+    shape = tuple(f.name for f in dataclasses.fields(HRMConfig) if f.name not in free)
+    board = ("map", "size", "crop_wall", "actions") if isinstance(start.env, MazeSpec) else ()
+    own = ("preset", "seed", "run_dir")
+    for part, names in {"": own, "env": board, "hrm": shape, "dqn": ("num_mazes",)}.items():
+        was, now = (getattr(c, part) if part else c for c in (start, config))
+        for name in names:
+            kept, asked = getattr(was, name), getattr(now, name)
+            flag = f"{part}.{name}".strip(".").replace("_", "-")
+            require(flag, asked, asked == kept, f"{kept!r}, as the run began")
 
 
 def show_first_flags(start: Config, description: str) -> NoReturn:

@@ -22,15 +22,19 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
 
     Raises:
         OSError: the disk is full or the folder cannot be written, in one line that names `path`.
+            Where nothing can be written at all, it is raised before the block begins.
     """
     is_special = path.exists() and not path.is_file() and not path.is_dir()
     if is_special or (path.is_symlink() and str(path).startswith(("/dev/", "/proc/"))):
         yield path
         return
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.is_dir():
+        raise OSError(f"{path} could not be written: it is a folder, expected a file's name")
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
         yield part
         _to_disk(part)
         if previous is not None:

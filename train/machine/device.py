@@ -11,12 +11,13 @@ def choose_device(name: str) -> torch.device:
     """ValueError: there is no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    names = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu, all there is here"
     try:
         device = torch.empty(0, dtype=torch.uint8, device=name).device
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
-        raise ValueError(f"device is {name!r} ({why}): expected auto, cpu or cuda") from None
-    require("device", name, device.type in ("cpu", "cuda"), "auto, cpu or cuda")
+        raise ValueError(f"device is {name!r} ({why}): expected {names}") from None
+    require("device", name, device.type in ("cpu", "cuda"), names)
     return device
 
 

@@ -7,7 +7,7 @@ and the chosen action is marked.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -34,6 +34,8 @@ class Watch:
     """Which mazes; training sees none of them whatever the seed."""
     segments: int | None = None
     """Segments per decision (None: as trained)."""
+    env: str | None = None
+    """Walk in gym:ID or gym:MODULE:ID instead of where the agent was trained."""
     delay: float = 0.3
     """Seconds between two steps."""
     html: Path | None = None
@@ -49,6 +51,8 @@ class Watch:
         for name in ("episodes", "segments"):
             value = getattr(self, name)
             require(name, value, value is None or value >= 1, "1 or more")
+        both = self.html is not None and self.html == self.gif
+        require("gif", str(self.gif), not both, "another file than html")
         require("among", self.among, 1 <= self.among <= 2**16, f"1 to {2**16}")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed is {self.seed}: expected 0 to {SEED_LIMIT - 1}")
@@ -62,11 +66,11 @@ def main() -> None:
     options = cli.parse(Watch, __doc__ or "")
     config, hrm = checkpoint.load(agents.find(options.checkpoint))
     seed, segments = SEED_LIMIT + options.seed, options.segments
-    where = env_of(config)
+    where = env_of(config, options.env)
     if isinstance(where, GymSpec) and options.html is options.gif is None:
         scenes = gym.scenes(hrm, where, options.episodes or 3, seed, segments)
         return gym.show(scenes, options.delay)
-    spec = maze_of(config)
+    spec = maze_of(replace(config, env=where))
     if options.html is not None:
         among, most = options.among, options.episodes or 12
         record = functools.partial(page.record, hrm, config, most, among, seed, segments)

@@ -186,9 +186,6 @@ def write(path: Path, make: Callable[[], dict[str, Any]]) -> int:
     The file is whole or not there. OSError: it cannot be written, said before anything is played.
     """
     with replacing(path) as part:
-        if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
-        part.touch()
         data = make()
         part.write_text(page(data), encoding="utf-8")
     return len(data["episodes"])
