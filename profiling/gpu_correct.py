@@ -1,7 +1,4 @@
-"""Every Triton op and the model against float64: at most twice what plain PyTorch loses.
-
-Errors are relative norms, root mean square over some draws, of the output and of each gradient; a
-floor of one unit in the last place allows for what PyTorch gets exactly right. Part of
+"""Every Triton op and the model by the rule of `profiling.kernel_cases`; part of
 `profiling.gpu_check`.
 """
 
@@ -11,67 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hrm_fast import HRM, HRMConfig
-from profiling.gpu_cases import Check, all_checks
+from profiling.kernel_cases import Found, Trial, all_cases, compare, judge
 from profiling.kernels_table import first, smallest
 
 DRAWS = 3
 TINY = HRMConfig(cells=12, width=32, inner=24, h_layers=1, l_layers=1, segments=2)
-
-
-class Found(NamedTuple):
-    name: str
-    dtype: str
-    ours: float  # of output and gradients, the one with the largest share of its limit
-    theirs: float
-    passed: bool
-
-
-def answers(f: Callable[..., Tensor], given: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Output and gradients in float64, computed at dtype."""
-    *inputs, dy = (x.detach().to(dtype) for x in given)
-    inputs = [x.requires_grad_() for x in inputs]
-    y = f(*inputs)
-    if y.requires_grad:
-        y.backward(dy)
-    return [t.detach().double() for t in (y, *(x.grad for x in inputs if x.grad is not None))]
-
-
-def worst(name: str, dtype: torch.dtype, trials: list[list[list[Tensor]]]) -> Found:
-    """trials: of every draw what is exact, ours and plain PyTorch's, alike in length."""
-    errors = torch.tensor(
-        [
-            [
-                [
-                    ((a - e).norm() / e.norm().clamp_min(1e-30)).item() ** 2
-                    for a, e in zip(answer, exact, strict=True)
-                ]
-                for answer in (ours, theirs)
-            ]
-            for exact, ours, theirs in trials
-        ],
-        dtype=torch.float64,
-        device="cpu",
-    )
-    ours, theirs = errors.mean(0).sqrt()
-    limit = (2 * theirs).clamp_min(torch.finfo(dtype).eps)
-    i = int((ours / limit).nan_to_num(nan=float("inf")).argmax())
-    what = str(dtype).removeprefix("torch.")
-    return Found(name, what, ours[i].item(), theirs[i].item(), bool((ours <= limit).all()))
-
-
-def judge(check: Check, dtype: torch.dtype) -> Found:
-    trials = []
-    for _ in range(DRAWS):
-        given = [x.to(dtype) for x in check.draw()]
-        pairs = ((check.plain, torch.float64), (check.mine, dtype), (check.plain, dtype))
-        trials.append([answers(f, given, at) for f, at in pairs])
-    return worst(check.name, dtype, trials)
 
 
 def model_answers(hrm: HRM, given: list[Tensor]) -> list[Tensor]:
@@ -85,7 +31,7 @@ def model_answers(hrm: HRM, given: list[Tensor]) -> list[Tensor]:
 
 def judge_model(config: HRMConfig, B: int) -> Found:
     """One segment forward and backward: q, states, and all gradients as one vector."""
-    trials: list[list[list[Tensor]]] = []
+    trials = []
     for _ in range(DRAWS):
         plain = HRM(replace(config, kernels="reference"))
         torch.nn.init.normal_(plain.puzzle)
@@ -95,8 +41,9 @@ def judge_model(config: HRMConfig, B: int) -> Found:
             hrm.load_state_dict(plain.state_dict())
         tokens = torch.randint(config.vocab_size, (B, config.cells)).to(torch.uint8)
         given = [tokens, torch.randint(config.actions, (B,)), torch.randn(B)]
-        trials.append([model_answers(hrm, given) for hrm in (exact, mine, plain)])
-    return worst("model", getattr(torch, config.dtype), trials)
+        right, ours, theirs = (model_answers(hrm, given) for hrm in (exact, mine, plain))
+        trials.append(Trial(right, ours, theirs, summed=right))
+    return compare("model", getattr(torch, config.dtype), trials)
 
 
 @contextmanager
@@ -149,9 +96,9 @@ def check_all(
     for dtype in dtypes:
         few = small or dtype == torch.float32
         with torch.device(device), untuned(dtype), poisoned():
-            for check in all_checks(few):
-                if dtype in check.dtypes and only in check.name:
-                    judged(check.name, dtype, partial(judge, check, dtype))
+            for case in all_cases(few):
+                if dtype in case.dtypes and only in case.name:
+                    judged(case.name, dtype, partial(judge, case, dtype))
             if only in "model":
                 shape = TINY if few else HRMConfig()
                 config = replace(shape, dtype=str(dtype).removeprefix("torch."))

@@ -5,8 +5,6 @@ How bfloat16 runs in the interpreter: tests/conftest.py.
 """
 
 import re
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,39 +13,24 @@ from torch import Tensor
 
 pytest.importorskip("kernels.triton.common")  # before Triton itself: chooses its interpreter
 
-from kernels.attention_block import Rope, attention_block_reference
-from kernels.swiglu_block import swiglu_block_reference
+from kernels.attention_block import attention_block_reference
 from kernels.triton import attention_block as small_attention
-from kernels.triton import large
 from kernels.triton import swiglu_block as small_swiglu
-from tests.triton_checks import assert_as_good, block_terms, strided, tables
+from profiling.kernel_cases import (
+    ATTENTION_BLOCK,
+    SWIGLU_BLOCK,
+    answers,
+    attention_block_case,
+    attention_block_inputs,
+    judge,
+    rope_tables,
+    strided,
+    swiglu_block_case,
+)
 
 pytestmark = pytest.mark.triton
 
-ATTENTION = {"small": small_attention.attention_block, "large": large.attention_block}
-SWIGLU = {"small": small_swiglu.swiglu_block, "large": large.swiglu_block}
 HALF = torch.bfloat16
-
-
-def draw(B: int, T: int, D: int) -> Callable[[], list[Tensor]]:
-    """z, injection, both weights and an upstream gradient that is one number expanded."""
-    return lambda: [
-        strided(B, T, D),
-        strided(B, T, D),
-        strided(3 * D, D, std=D**-0.5),
-        strided(D, D, std=D**-0.5),
-        torch.randn(B, T, D) if T < 10 else torch.rand(()).expand(B, T, D),
-    ]
-
-
-def attention_at(block: Any, heads: int, rope: Rope | None, rows: Tensor | None = None) -> Any:
-    def f(z: Tensor, injection: Tensor, w_qkv: Tensor, w_o: Tensor) -> Tensor:
-        at = rope and (rope[0].to(z.dtype), rope[1].to(z.dtype))
-        y = block(z, w_qkv, w_o, heads, at, rows, injection)
-        assert isinstance(y, Tensor)
-        return y
-
-    return f
 
 
 @pytest.mark.parametrize(
@@ -71,15 +54,8 @@ def test_attention_block(
     size: str, B: int, T: int, D: int, heads: int, turned: bool, dtype: Any
 ) -> None:
     """Strided inputs, z and injection apart."""
-    rope = tables(T, D // heads) if turned else None
-    if rope is not None:  # the same numbers for every precision
-        rope = (rope[0].to(dtype), rope[1].to(dtype))
-    plain, mine = (
-        attention_at(block, heads, rope) for block in (attention_block_reference, ATTENTION[size])
-    )
-    draws = 10 if B * T == 1 else 1 if T > 40 else 3  # few numbers: few errors to average
-    terms = partial(block_terms, heads=heads) if T == 1 else None
-    assert_as_good(mine, plain, draw(B, T, D), dtype, draws, terms=terms)
+    case = attention_block_case(size, B, T, D, heads, turned, expanded=T >= 10)
+    assert judge(case._replace(draws=1) if T > 40 else case, dtype).passed
 
 
 @pytest.mark.parametrize(
@@ -96,38 +72,23 @@ def test_attention_block(
     ],
 )
 def test_swiglu_block(size: str, B: int, T: int, D: int, F: int, dtype: Any) -> None:
-    assert_as_good(
-        SWIGLU[size],
-        swiglu_block_reference,
-        lambda: [
-            strided(B, T, D),
-            strided(2 * F, D, std=D**-0.5),
-            strided(D, F, std=F**-0.5),
-            torch.randn(B, T, D) if T < 10 else torch.rand(()).expand(B, T, D),
-        ],
-        dtype,
-        draws=10 if B * T == 1 else 2,
-    )
+    assert judge(swiglu_block_case(size, B, T, D, F, expanded=T >= 10), dtype).passed
 
 
-@pytest.mark.parametrize("size", ATTENTION)
+@pytest.mark.parametrize("size", ATTENTION_BLOCK)
 def test_wanted_rows(size: str) -> None:
-    rope, rows = tables(9, 16), torch.tensor([[4, 8], [0, 4]])
-    given = draw(2, 9, 32)
-    plain, mine = (
-        attention_at(block, 2, rope, rows) for block in (attention_block_reference, ATTENTION[size])
-    )
-    assert_as_good(mine, plain, lambda: [*given()[:4], torch.randn(2, 2, 32)], torch.float32)
+    rows = torch.tensor([[4, 8], [0, 4]])
+    assert judge(attention_block_case(size, 2, 9, 32, 2, rows=rows), torch.float32).passed
 
 
-@pytest.mark.parametrize("size", ATTENTION)
+@pytest.mark.parametrize("size", ATTENTION_BLOCK)
 def test_without_injection_and_without_gradient(size: str) -> None:
-    z, _, w_qkv, w_o, _ = draw(2, 9, 32)()
-    rope = tables(9, 16)
+    z, _, w_qkv, w_o = attention_block_inputs(2, 9, 32)
+    rope = rope_tables(9, 16)
     expected = attention_block_reference(z, w_qkv, w_o, 2, rope)
-    torch.testing.assert_close(ATTENTION[size](z, w_qkv, w_o, 2, rope), expected)
+    torch.testing.assert_close(ATTENTION_BLOCK[size](z, w_qkv, w_o, 2, rope), expected)
     with torch.no_grad():
-        torch.testing.assert_close(ATTENTION[size](z, w_qkv, w_o, 2, rope), expected)
+        torch.testing.assert_close(ATTENTION_BLOCK[size](z, w_qkv, w_o, 2, rope), expected)
 
 
 def test_pieces_hold_all_tokens_and_little_else() -> None:
@@ -139,19 +100,18 @@ def test_pieces_hold_all_tokens_and_little_else() -> None:
     assert small_attention.pieces(144) == ((0, 64), (64, 64), (128, 16))
 
 
-@pytest.mark.parametrize("size", ATTENTION)
+@pytest.mark.parametrize("size", ATTENTION_BLOCK)
 def test_same_bits_twice(size: str) -> None:
-    z, injection, w_qkv, w_o, _ = (x.requires_grad_() for x in draw(3, 17, 32)())
-    given = (z, injection, w_qkv, w_o)
-    f, dy = attention_at(ATTENTION[size], 2, tables(17, 16)), torch.randn(3, 17, 32)
-    first, second = ([y := f(*given), *torch.autograd.grad(y, given, dy)] for _ in range(2))
+    case = attention_block_case(size, 3, 17, 32, 2)
+    drawn = case.draw()
+    first, second = (answers(case.mine, drawn, torch.float32) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
 
 
 def test_ops_on_strided_inputs() -> None:
-    z, injection, w_qkv, w_o, dy = draw(2, 9, 32)()
-    cos, sin = tables(9, 16)
+    z, injection, w_qkv, w_o = attention_block_inputs(2, 9, 32)
+    (cos, sin), dy = rope_tables(9, 16), torch.rand(()).expand(2, 9, 32)
     gate_up, down = strided(40, 32), strided(32, 20)
     y, scale = small_swiglu.forward_op(z, gate_up, down, True)
     for op, given in [
@@ -165,15 +125,15 @@ def test_ops_on_strided_inputs() -> None:
         torch.testing.assert_close(op(*given), op(*packed), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("size", ATTENTION)
+@pytest.mark.parametrize("size", ATTENTION_BLOCK)
 def test_compiles_whole(size: str) -> None:
-    rope, rows = tables(9, 16), torch.tensor([[4], [8]])
+    rope, rows = rope_tables(9, 16), torch.tensor([[4], [8]])
     shapes = ((2, 9, 32), (2, 9, 32), (96, 32), (32, 32), (80, 32), (32, 40))
     given = [torch.randn(s, requires_grad=True) for s in shapes]
 
     def f(z: Tensor, added: Tensor, qkv: Tensor, o: Tensor, gate_up: Tensor, down: Tensor) -> Any:
-        y = ATTENTION[size](z, qkv, o, 2, rope, rows, added)
-        return SWIGLU[size](y, gate_up, down)
+        y = ATTENTION_BLOCK[size](z, qkv, o, 2, rope, rows, added)
+        return SWIGLU_BLOCK[size](y, gate_up, down)
 
     y, compiled = f(*given), torch.compile(f, fullgraph=True, backend="aot_eager")(*given)
     torch.testing.assert_close(compiled, y)
@@ -181,18 +141,18 @@ def test_compiles_whole(size: str) -> None:
     torch.testing.assert_close(torch.autograd.grad(compiled.square().sum(), given), expected)
 
 
-@pytest.mark.parametrize("size", ATTENTION)
+@pytest.mark.parametrize("size", ATTENTION_BLOCK)
 def test_empty_batch(size: str) -> None:
     x = torch.randn(0, 9, 32, requires_grad=True)
-    y = ATTENTION[size](x, torch.randn(96, 32), torch.randn(32, 32), 2)
-    SWIGLU[size](y, torch.randn(80, 32), torch.randn(32, 40)).sum().backward()
+    y = ATTENTION_BLOCK[size](x, torch.randn(96, 32), torch.randn(32, 32), 2)
+    SWIGLU_BLOCK[size](y, torch.randn(80, 32), torch.randn(32, 40)).sum().backward()
     assert x.grad is not None and x.grad.shape == x.shape
 
 
 def test_bad_input() -> None:
-    z, injection, w_qkv, w_o, _ = draw(2, 9, 32)()
-    cos, sin = tables(9, 16)
-    attention, swiglu = ATTENTION["small"], SWIGLU["small"]
+    z, injection, w_qkv, w_o = attention_block_inputs(2, 9, 32)
+    cos, sin = rope_tables(9, 16)
+    attention, swiglu = ATTENTION_BLOCK["small"], SWIGLU_BLOCK["small"]
     gate_up, down = torch.randn(40, 32), torch.randn(32, 20)
     for message, call in [
         ("w_qkv is torch.float32 [95, 32]: expected", lambda: attention(z, w_qkv[1:], w_o, 2)),

@@ -4,30 +4,18 @@ PyTorch at the same dtype, output and every gradient.
 How bfloat16 runs in the interpreter: tests/conftest.py.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 pytest.importorskip("kernels.triton.common")  # before Triton itself: chooses its interpreter
 
-from kernels.embedding import embedding_reference
 from kernels.triton import embedding as embedding_file
 from kernels.triton.embedding import backward_op, embedding, forward_op
-from tests.triton_checks import assert_as_good, strided
+from profiling.kernel_cases import draw_tokens, embedding_case, embedding_inputs, judge
 
 pytestmark = pytest.mark.triton
-
-
-def draw_tokens(B: int, T: int, vocab: int = 131) -> Tensor:
-    return torch.randint(min(vocab, 256), (T - 1, B)).to(torch.uint8).T
-
-
-def draw_tables(T: int, D: int, vocab: int, learned: bool) -> list[Tensor]:
-    """embed, puzzle, and position if it is learned."""
-    return [strided(vocab, D), torch.randn(2 * D)[::2], *([strided(T, D)] if learned else [])]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -47,22 +35,8 @@ def test_embedding(
 ) -> None:
     """Strided inputs, tables in float32; some upstream gradients are one number expanded."""
     monkeypatch.setattr(embedding_file, "PARTS", 2)  # several rounds on few boards
-    tokens = draw_tokens(B, T, vocab)
-
-    def at(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def e(embed: Tensor, puzzle: Tensor, position: Tensor | None = None) -> Tensor:
-            wanted = dtype if embed.dtype == torch.float32 else embed.dtype
-            found = f(tokens, embed, puzzle, position, (D / 2) ** 0.5, wanted)
-            assert found.dtype == wanted
-            return found.to(embed.dtype)
-
-        return e
-
-    def draw() -> list[Tensor]:
-        de = torch.randn(B, T, D) if T < 100 else torch.rand(()).expand(B, T, D)
-        return [*draw_tables(T, D, vocab, learned), de.to(dtype).float()]
-
-    assert_as_good(at(embedding), at(embedding_reference), draw, torch.float32)
+    case = embedding_case(B, T, D, vocab, learned, expanded=T >= 100, dtype=dtype)
+    assert judge(case, torch.float32).passed
 
 
 def test_gradient_is_deterministic_and_zero_where_no_token_is() -> None:
@@ -75,12 +49,12 @@ def test_gradient_is_deterministic_and_zero_where_no_token_is() -> None:
 
 def test_a_token_beyond_the_vocabulary_gives_nan() -> None:
     tokens = torch.tensor([[130, 131, 255]], dtype=torch.uint8)
-    e = embedding(tokens, *draw_tables(4, 32, 131, True), 1.0, torch.float32)
+    e = embedding(tokens, *embedding_inputs(4, 32, 131, True), 1.0, torch.float32)
     assert e.isnan().all(-1).tolist() == [[False, False, True, True]]
 
 
 def test_empty_batch() -> None:
-    embed, puzzle = (x.requires_grad_() for x in draw_tables(7, 32, 131, False))
+    embed, puzzle = (x.requires_grad_() for x in embedding_inputs(7, 32, 131, False))
     e = embedding(draw_tokens(0, 7), embed, puzzle, None, 1.0, torch.float32)
     e.sum().backward()
     assert e.shape == (0, 7, 32)
@@ -88,14 +62,14 @@ def test_empty_batch() -> None:
 
 
 def test_opcheck() -> None:
-    tokens, (embed, puzzle, position) = draw_tokens(2, 7), draw_tables(7, 32, 131, True)
+    tokens, (embed, puzzle, position) = draw_tokens(2, 7), embedding_inputs(7, 32, 131, True)
     for where in (position, None):
         torch.library.opcheck(forward_op, (tokens, embed, puzzle, where, 2.0, torch.bfloat16))
     torch.library.opcheck(backward_op, (tokens, torch.randn(2, 7, 32), 131, 2.0))
 
 
 def test_bad_input() -> None:
-    tokens, (embed, puzzle, position) = draw_tokens(2, 7), draw_tables(7, 32, 131, True)
+    tokens, (embed, puzzle, position) = draw_tokens(2, 7), embedding_inputs(7, 32, 131, True)
     for name, given in {
         "tokens": (tokens.int(), embed, puzzle, position),
         "puzzle": (tokens, embed, puzzle[1:], position),

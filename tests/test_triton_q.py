@@ -1,7 +1,6 @@
 """What is done with Q values in Triton: the losses, against their references in float64 at most
 twice the error of plain PyTorch, and the epsilon-greedy choice, equal to its reference."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,30 +11,20 @@ pytest.importorskip("kernels.triton.common")  # before Triton itself: chooses it
 
 from kernels.epsilon_greedy import epsilon_greedy_reference
 from kernels.goal_loss import goal_loss_reference
-from kernels.td_loss import td_loss_reference
 from kernels.triton.epsilon_greedy import epsilon_greedy
 from kernels.triton.epsilon_greedy import op as greedy_op
 from kernels.triton.goal_loss import goal_loss
 from kernels.triton.goal_loss import op as goal_op
 from kernels.triton.td_loss import op as td_op
 from kernels.triton.td_loss import td_loss
-from tests.triton_checks import assert_as_good, strided
+from profiling.kernel_cases import goal_loss_case, goal_targets, judge, td_loss_case
 
 pytestmark = pytest.mark.triton
 
 
 @pytest.mark.parametrize("B, A", [(1, 1), (3, 4), (7, 8), (256, 8), (1500, 5)])
 def test_td_loss(B: int, A: int) -> None:
-    """Strided q and actions; an upstream gradient that is one number expanded."""
-    a_tm1, target = torch.randint(A, (2 * B,))[::2], torch.randn(B)
-
-    def at(f: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda q: f(q, a_tm1, target).expand(5)
-
-    def draw() -> list[Tensor]:
-        return [strided(B, A), torch.tensor(-1.7).expand(5)]
-
-    assert_as_good(at(td_loss), at(td_loss_reference), draw, torch.float32, draws=10)
+    assert judge(td_loss_case(B, A), torch.float32).passed
 
 
 def test_td_loss_leaves_target_alone_and_shows_an_action_that_is_none() -> None:
@@ -45,31 +34,16 @@ def test_td_loss_leaves_target_alone_and_shows_an_action_that_is_none() -> None:
     assert td_loss(q, torch.full((6,), 8), target).isnan()
 
 
-def goal_draw(B: int, T: int, A: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Actions, and targets and weights of every cell, some of them 0."""
-    a_tm1, target, weight = torch.randint(A, (2 * B,))[::2], *torch.rand(2, B, T - 1)
-    return a_tm1, target, weight * (torch.rand(B, T - 1) < 0.7)
-
-
 @pytest.mark.parametrize(
     "B, T, D, A", [(1, 2, 1, 1), (3, 50, 48, 4), (7, 100, 20, 8), (2, 9, 200, 3)]
 )
 def test_goal_loss(B: int, T: int, D: int, A: int) -> None:
-    """Strided states; an upstream gradient that is one number expanded; values far from 1/2 too."""
-    a_tm1, target, weight = goal_draw(B, T, A)
-
-    def at(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda z, head: f(z, head, a_tm1, target.to(z), weight.to(z)).expand(5)
-
-    def draw() -> list[Tensor]:
-        return [strided(B, T, D), 4 * D**-0.5 * torch.randn(A, D), torch.tensor(-1.7).expand(5)]
-
-    assert_as_good(at(goal_loss), at(goal_loss_reference), draw, torch.float32, draws=10)
+    assert judge(goal_loss_case(B, T, D, A), torch.float32).passed
 
 
 def test_goal_loss_of_bfloat16_states() -> None:
     """The head stays in float32: only what z_H lost by rounding is lost."""
-    (a_tm1, target, weight), head = goal_draw(3, 50, 4), torch.randn(4, 48)
+    (a_tm1, target, weight), head = goal_targets(3, 50, 4), torch.randn(4, 48)
     z = torch.randn(3, 50, 48).bfloat16()
     losses, gradients = [], []
     for f, dtype in ((goal_loss, torch.bfloat16), (goal_loss_reference, torch.float32)):
@@ -124,7 +98,9 @@ def test_epsilon_greedy_explores_evenly_and_takes_strides() -> None:
 def test_opcheck() -> None:
     q, a_tm1, target = torch.randn(6, 4), torch.randint(4, (6,)), torch.randn(6)
     torch.library.opcheck(td_op, (q, a_tm1, target))
-    torch.library.opcheck(goal_op, (torch.randn(6, 9, 5), torch.randn(4, 5), *goal_draw(6, 9, 4)))
+    torch.library.opcheck(
+        goal_op, (torch.randn(6, 9, 5), torch.randn(4, 5), *goal_targets(6, 9, 4))
+    )
     torch.library.opcheck(greedy_op, (q, torch.rand(1), torch.rand(6)))
 
 
