@@ -77,14 +77,14 @@ def attention_op(B: int, T: int, D: int, heads: int, what: str) -> tuple[Op, Op]
         return meta(B, T, 3 * D, dtype=dtype), *(meta(T, 1, K, dtype=dtype) for _ in range(2))
 
     def backward(dtype: torch.dtype) -> object:
-        o, sums = attention._forward_fake(*given(dtype), heads, True)
-        return attention._backward(*given(dtype), o, sums, torch.empty_like(o))
+        o, sums = attention.forward_op(*given(dtype), heads, True)
+        return attention.launch_backward(*given(dtype), o, sums, torch.empty_like(o))
 
     q = Kernel(f"attention backward_q{what}", 3 * product, True, {"dqkv_at": 1 / 3})
     kv = Kernel(f"attention backward_kv{what}", 4 * product, True, {"dqkv_at": 2 / 3})
     forward = Kernel(f"attention forward{what}", 2 * product, True)
     return (
-        Op(lambda dtype: attention._forward(*given(dtype), heads, True), (forward,)),
+        Op(lambda dtype: attention.launch_forward(*given(dtype), heads, True), (forward,)),
         Op(backward, (q, kv)),
     )
 
@@ -96,14 +96,14 @@ def small_blocks(T: int) -> list[Op]:
         x, w_o = meta(B, T, D, dtype=dtype), meta(D, D, dtype=dtype)
         w_qkv, cos = meta(3 * D, D, dtype=dtype), meta(T, 1, D // HEADS, dtype=dtype)
         injection, sin = torch.empty_like(x), torch.empty_like(cos)
-        return attention_block._forward(x, injection, w_qkv, w_o, HEADS, cos, sin, save)
+        return attention_block.launch_forward(x, injection, w_qkv, w_o, HEADS, cos, sin, save)
 
     def gated(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         return meta(B, T, D, dtype=dtype), *(meta(*s, dtype=dtype) for s in ((2 * F, D), (D, F)))
 
     def gated_backward(dtype: torch.dtype) -> object:
-        y, scale = swiglu_block._forward_fake(*gated(dtype), True)
-        return swiglu_block._backward(*gated(dtype), y, scale, torch.empty_like(y))
+        y, scale = swiglu_block.forward_op(*gated(dtype), True)
+        return swiglu_block.launch_backward(*gated(dtype), y, scale, torch.empty_like(y))
 
     flops = rows * (8.0 * D * D + 4 * T * D)
     return [
@@ -111,7 +111,7 @@ def small_blocks(T: int) -> list[Op]:
         Op(lambda t: block(t, True), (Kernel("attention_block forward, saving", flops, True),)),
         *attention_op(B, T, D, HEADS, ""),
         Op(
-            lambda t: swiglu_block._forward(*gated(t), True),
+            lambda t: swiglu_block.launch_forward(*gated(t), True),
             (Kernel("swiglu_block forward", 6.0 * rows * D * F, True),),
         ),
         Op(gated_backward, (Kernel("swiglu_block backward", 10.0 * rows * D * F, True),)),
@@ -124,11 +124,11 @@ def add_rms_ops(rows: int, D: int, what: str) -> tuple[Op, Op]:
         return meta(rows, D, dtype=dtype)
 
     def backward(dtype: torch.dtype) -> object:
-        return add_rms._backward(*add_rms._forward_fake(x(dtype), x(dtype), True), x(dtype))
+        return add_rms.launch_backward(*add_rms.forward_op(x(dtype), x(dtype), True), x(dtype))
 
     return (
         Op(
-            lambda t: add_rms._forward(x(t), x(t), True),
+            lambda t: add_rms.launch_forward(x(t), x(t), True),
             (Kernel(f"add_rms forward{what}", 4.0 * rows * D),),
         ),
         Op(backward, (Kernel(f"add_rms backward{what}", 5.0 * rows * D),)),
@@ -145,11 +145,11 @@ def large_blocks() -> list[Op]:
         *attention_op(LARGE_B, LARGE_T, LARGE_D, LARGE_HEADS, what),
         *add_rms_ops(rows, LARGE_D, what),
         Op(
-            lambda t: swiglu._forward(gate(t)),
+            lambda t: swiglu.launch_forward(gate(t)),
             (Kernel(f"swiglu forward{what}", 5.0 * rows * LARGE_F),),
         ),
         Op(
-            lambda t: swiglu._backward(gate(t), meta(rows, LARGE_F, dtype=t)),
+            lambda t: swiglu.launch_backward(gate(t), meta(rows, LARGE_F, dtype=t)),
             (Kernel(f"swiglu backward{what}", 10.0 * rows * LARGE_F),),
         ),
     ]
@@ -165,33 +165,33 @@ def around() -> list[Op]:
     written = dict.fromkeys(("w_at", "g_at", "m_at", "v_at", "average_at"), 2.0)
 
     def looked_up(dtype: torch.dtype) -> object:
-        return embedding._forward(tokens, meta(VOCAB, D), meta(D), None, D**0.5, dtype)
+        return embedding.launch_forward(tokens, meta(VOCAB, D), meta(D), None, D**0.5, dtype)
 
     def summed(dtype: torch.dtype) -> object:
-        return embedding._backward(tokens, meta(B, T, D, dtype=dtype), VOCAB, D**0.5)
+        return embedding.launch_backward(tokens, meta(B, T, D, dtype=dtype), VOCAB, D**0.5)
 
     return [
         Op(looked_up, (Kernel("embedding forward", float(B * T * D)),)),
         Op(summed, (Kernel("embedding backward", 2.0 * B * T * TABLE, True),)),
         Op(
-            lambda _: td_loss._td_loss(meta(B, A), a_tm1, meta(B)),
+            lambda _: td_loss.launch(meta(B, A), a_tm1, meta(B)),
             (Kernel("td_loss", 6.0 * B),),
         ),
         Op(
-            lambda dtype: goal_loss._goal_loss(
+            lambda dtype: goal_loss.launch(
                 meta(B, T, D, dtype=dtype), meta(A, D), a_tm1, meta(B, T - 1), meta(B, T - 1)
             ),
             (Kernel("goal_loss", 8.0 * B * T * D),),
         ),
         Op(
-            lambda _: adam_atan2._update(*weights, step, *numbers),
+            lambda _: adam_atan2.launch(*weights, step, *numbers),
             (
                 Kernel("adam_atan2 rates", 20.0, passes={"step": 2}),
                 Kernel("adam_atan2 update", 40.0 * PARAMETERS, passes=written),
             ),
         ),
         Op(
-            lambda _: epsilon_greedy._epsilon_greedy(meta(B, A), meta(1), meta(B)),
+            lambda _: epsilon_greedy.launch(meta(B, A), meta(1), meta(B)),
             (Kernel("epsilon_greedy", 2.0 * B * A),),
         ),
     ]

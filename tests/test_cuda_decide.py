@@ -344,8 +344,8 @@ def test_states_and_keys_may_lie_outside_shared_memory(
     assert inside[3] == 0
     for limit in (inside[2] - 1, inside[2] // 2):
         assert made.native.plan(0, limit)[3] > 0
-        less = cuda._machine(DEVICE)._replace(shared=limit)
-        monkeypatch.setattr(cuda, "_machine", lambda device, less=less: less)
+        less = cuda.machine_of(DEVICE)._replace(shared=limit)
+        monkeypatch.setattr(cuda, "machine_of", lambda device, less=less: less)
         results.append(run(hrm, tokens, seed))
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))

@@ -15,9 +15,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from test_maze_device import resident
 
 from envs import GymBatch, GymSpec, MazeBatch, MazeSpec
-from envs.device import OnDevice
 from hrm_fast import HRM, HRMConfig, from_reference, to_reference
 from hrm_fast.backends.cuda import Decider
 from kernels.native import ptr, ptr_or_null
@@ -103,12 +103,9 @@ def the_cuda_kernel() -> Found:
 
 
 def mazes() -> Found:
-    batch = MazeBatch(ROOM, 4, seed=1)
-    resident = MazeBatch(ROOM, 4, seed=1)
-    resident._gpu = OnDevice(resident._native, 4, ROOM.cells, CPU)
     action = torch.arange(4, dtype=torch.int64, device=CPU)
     found: Found = {}
-    for name, one in (("host", batch), ("device", resident)):
+    for name, one in (("host", MazeBatch(ROOM, 4, seed=1)), ("device", resident(ROOM, 4, seed=1))):
         found[f"{name} reset"] = one.reset()
         found |= {f"{name} {t}": one.step(action) for t in range(7)}
         kept = one.get_state()

@@ -78,7 +78,7 @@ def test_a_cycle_can_be_repeated(options: dict[str, Any]) -> None:
         each.cycle()
     before = numbers(one)
     with NothingWaits():
-        mine = [one._learn(2) for _ in range(4)]
+        mine = [one.learn(2) for _ in range(4)]
     assert numbers(one) == before
     theirs = [twin.cycle() for _ in range(4)]
     for a, b in zip(mine, theirs, strict=True):

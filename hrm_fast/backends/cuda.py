@@ -111,7 +111,7 @@ class Decider:
         new_H, new_L = (torch.empty(size, dtype=self.dtype, device=device) for _ in range(2))
         if B == 0:
             return q, new_H, new_L
-        machine = _machine(device)
+        machine = machine_of(device)
         wanted = self.boards or int(machine.sms >= B)  # one each where there is an SM for each
         boards, warps, used, outside = self.native.plan(wanted, machine.shared)
         ctas = max(1, min(machine.ctas(warps, used), -(-B // boards)))
@@ -256,7 +256,7 @@ def unusable(device: torch.device | None = None) -> str | None:
     return None if major >= 8 else f"the GPU is sm_{major}{minor}: expected sm_80 or newer"
 
 
-class _Machine(NamedTuple):
+class Machine(NamedTuple):
     stream: int | None  # None: the host
     shared: int  # bytes of shared memory that a CTA may have
     shared_of_sm: int
@@ -267,10 +267,10 @@ class _Machine(NamedTuple):
         return self.sms * max(1, min(self.shared_of_sm // (shared + 1024), 16 // warps))
 
 
-HOST = _Machine(None, 227 * 1024, 228 * 1024, 2)  # an H100 of two SMs
+HOST = Machine(None, 227 * 1024, 228 * 1024, 2)  # an H100 of two SMs
 
 
-def _machine(device: torch.device) -> _Machine:
+def machine_of(device: torch.device) -> Machine:
     if device.type == "cpu":
         return HOST
     if device.type != "cuda":
@@ -278,7 +278,7 @@ def _machine(device: torch.device) -> _Machine:
     if why := unusable(device):
         raise ValueError(f"kernels is 'cuda': {why}")
     about = torch.cuda.get_device_properties(device)
-    return _Machine(
+    return Machine(
         torch.cuda.current_stream(device).cuda_stream,
         about.shared_memory_per_multiprocessor - 1024,  # what CUDA keeps of every CTA's
         about.shared_memory_per_multiprocessor,

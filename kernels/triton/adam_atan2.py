@@ -87,11 +87,12 @@ def update_kernel(
     tl.store(average_at + i, average + (w - average) * one_minus_average, inside)
 
 
-def _update(
+def launch(
     w: Tensor, g: Tensor, m: Tensor, v: Tensor, average: Tensor, step: Tensor,
     warmup: int, updates: int, final: float, lr: float, beta1: float, beta2: float,
     weight_decay: float, tail_lr: float, tail_weight_decay: float, average_decay: float,
 ) -> None:  # fmt: skip
+    """Write w, g, average [P], m, v [P - tail] and step [1]: two kernels."""
     rates = w.new_empty(5)
     rates_kernel[(1,)](
         step, rates, float(warmup), float(max(1, warmup)), float(max(1, updates - warmup)), final,
@@ -115,7 +116,7 @@ op = register(
     "update(Tensor(a!) w, Tensor(b!) g, Tensor(c!) m, Tensor(d!) v, Tensor(e!) average, "
     "Tensor(f!) step, int warmup, int updates, float final, float lr, float beta1, float beta2, "
     "float weight_decay, float tail_lr, float tail_weight_decay, float average_decay) -> ()",
-    _update,
+    launch,
     _fake,
 )
 

@@ -56,7 +56,8 @@ def backward_kernel(
     store_rows(du_at, du.to(y.dtype), r, rows, d, D)
 
 
-def _forward(x: Tensor, f: Tensor, save: bool) -> tuple[Tensor, Tensor]:
+def launch_forward(x: Tensor, f: Tensor, save: bool) -> tuple[Tensor, Tensor]:
+    """y [..., D] and scale [...], or scale [0] if it is not saved, of x and f [..., D]."""
     y, scale = _forward_fake(x, f, save)
     x, f = contiguous(x, f)
     D, rows = x.shape[-1], x.numel() // x.shape[-1]
@@ -72,7 +73,8 @@ def _forward_fake(x: Tensor, f: Tensor, save: bool) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), scale
 
 
-def _backward(y: Tensor, scale: Tensor, dy: Tensor) -> Tensor:
+def launch_backward(y: Tensor, scale: Tensor, dy: Tensor) -> Tensor:
+    """du [..., D] of y [..., D], scale [...] and dy [..., D]."""
     du = _backward_fake(y, scale, dy)
     y, scale, dy = contiguous(y, scale, dy)
     D, rows = y.shape[-1], y.numel() // y.shape[-1]
@@ -90,10 +92,10 @@ def _backward_fake(y: Tensor, scale: Tensor, dy: Tensor) -> Tensor:
 
 
 forward_op = register(
-    "add_rms(Tensor x, Tensor f, bool save) -> (Tensor, Tensor)", _forward, _forward_fake
+    "add_rms(Tensor x, Tensor f, bool save) -> (Tensor, Tensor)", launch_forward, _forward_fake
 )
 backward_op = register(
-    "add_rms_backward(Tensor y, Tensor scale, Tensor dy) -> Tensor", _backward, _backward_fake
+    "add_rms_backward(Tensor y, Tensor scale, Tensor dy) -> Tensor", launch_backward, _backward_fake
 )
 
 

@@ -164,9 +164,10 @@ def _sizes(qkv: Tensor, heads: int) -> tuple[int, int, int, int]:
     return D, K, tile((K + 1) // 2), tile(K)
 
 
-def _forward(
+def launch_forward(
     qkv: Tensor, cos: Tensor | None, sin: Tensor | None, heads: int, save: bool
 ) -> tuple[Tensor, Tensor]:
+    """o [B, T, D] and lse [B, heads, T], or lse [0] if it is not saved, of qkv [B, T, 3 D]."""
     o, lse = _forward_fake(qkv, cos, sin, heads, save)
     (B, T, _), sizes = qkv.shape, _sizes(qkv, heads)
     qkv, cos, sin = contiguous(qkv, cos, sin)
@@ -185,9 +186,10 @@ def _forward_fake(
     return qkv.new_empty(B, T, width // 3), qkv.new_empty(lse, dtype=torch.float32)
 
 
-def _backward(
+def launch_backward(
     qkv: Tensor, cos: Tensor | None, sin: Tensor | None, o: Tensor, lse: Tensor, do: Tensor
 ) -> Tensor:
+    """dqkv [B, T, 3 D] of qkv, what forward saved and do [B, T, D]: two kernels."""
     dqkv = _backward_fake(qkv, cos, sin, o, lse, do)
     (B, T, _), heads, rope = qkv.shape, lse.shape[1], cos is not None
     sizes, delta = _sizes(qkv, heads), lse.new_empty(lse.shape)
@@ -214,13 +216,13 @@ def _backward_fake(
 
 forward_op = register(
     "attention(Tensor qkv, Tensor? cos, Tensor? sin, int heads, bool save) -> (Tensor, Tensor)",
-    _forward,
+    launch_forward,
     _forward_fake,
 )
 backward_op = register(
     "attention_backward(Tensor qkv, Tensor? cos, Tensor? sin, Tensor o, Tensor lse, Tensor do) "
     "-> Tensor",
-    _backward,
+    launch_backward,
     _backward_fake,
 )
 

@@ -134,10 +134,11 @@ def forward_kernel(
             tl.store(scale + board * T + t, by, t < T)
 
 
-def _forward(
+def launch_forward(
     z: Tensor, injection: Tensor | None, w_qkv: Tensor, w_o: Tensor, heads: int,
     cos: Tensor | None, sin: Tensor | None, save: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """y [B, T, D] and the norm's scale [B, T], or [0] if it is not saved, of z [B, T, D]."""
     y, scale = _forward_fake(z, injection, w_qkv, w_o, heads, cos, sin, save)
     z, injection, w_qkv, w_o, cos, sin = contiguous(z, injection, w_qkv, w_o, cos, sin)
     forward_kernel[(len(z),)](
@@ -173,7 +174,7 @@ def _forward_fake(
 forward_op = register(
     "attention_block(Tensor z, Tensor? injection, Tensor w_qkv, Tensor w_o, int heads, "
     "Tensor? cos, Tensor? sin, bool save) -> (Tensor, Tensor)",
-    _forward,
+    launch_forward,
     _forward_fake,
 )
 

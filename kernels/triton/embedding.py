@@ -78,7 +78,7 @@ def backward_kernel(
     store_rows(parts + part.to(tl.int64) * codes * D, table * scale, c, codes, d, D)
 
 
-def _forward(
+def launch_forward(
     tokens: Tensor,
     embed: Tensor,
     puzzle: Tensor,
@@ -86,6 +86,8 @@ def _forward(
     scale: float,
     dtype: torch.dtype,
 ) -> Tensor:
+    """e [B, T, D] in dtype of tokens uint8 [B, T - 1] and the tables embed [V, D], puzzle [D] and
+    position [T, D]."""
     tokens, embed, puzzle, position = contiguous(tokens, embed, puzzle, position)
     e = _forward_fake(tokens, embed, puzzle, position, scale, dtype)
     (B, T, D), (BR, BD) = e.shape, _tile(e.shape[2])
@@ -113,7 +115,8 @@ def _forward_fake(
     return embed.new_empty(len(tokens), 1 + tokens.shape[1], embed.shape[1], dtype=dtype)
 
 
-def _backward(tokens: Tensor, de: Tensor, vocab: int, scale: float) -> Tensor:
+def launch_backward(tokens: Tensor, de: Tensor, vocab: int, scale: float) -> Tensor:
+    """The tables' gradient float32 [1 + V, D], puzzle first, of de [B, T, D]; V at most 256."""
     tokens, de = contiguous(tokens, de)
     (B, T, D), codes, BR, BC = de.shape, 1 + min(vocab, BYTES), 32, 64
     BD = min(64, tile(D))
@@ -132,12 +135,12 @@ def _backward_fake(tokens: Tensor, de: Tensor, vocab: int, scale: float) -> Tens
 forward_op = register(
     "embedding(Tensor tokens, Tensor embed, Tensor puzzle, Tensor? position, float scale, "
     "ScalarType dtype) -> Tensor",
-    _forward,
+    launch_forward,
     _forward_fake,
 )
 backward_op = register(
     "embedding_backward(Tensor tokens, Tensor de, int vocab, float scale) -> Tensor",
-    _backward,
+    launch_backward,
     _backward_fake,
 )
 

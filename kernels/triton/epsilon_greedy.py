@@ -26,7 +26,8 @@ def kernel(
     tl.store(action + n, tl.where(explore, anything, best), n < N)
 
 
-def _epsilon_greedy(q: Tensor, epsilon: Tensor, uniform: Tensor) -> Tensor:
+def launch(q: Tensor, epsilon: Tensor, uniform: Tensor) -> Tensor:
+    """Actions int64 [N] of q [N, A], epsilon [1] and uniform [N]."""
     q, epsilon, uniform = contiguous(q, epsilon, uniform)
     N, A = q.shape
     BA = triton.next_power_of_2(A)
@@ -40,9 +41,7 @@ def _fake(q: Tensor, epsilon: Tensor, uniform: Tensor) -> Tensor:
     return q.new_empty(len(q), dtype=torch.int64)
 
 
-op = register(
-    "epsilon_greedy(Tensor q, Tensor epsilon, Tensor uniform) -> Tensor", _epsilon_greedy, _fake
-)
+op = register("epsilon_greedy(Tensor q, Tensor epsilon, Tensor uniform) -> Tensor", launch, _fake)
 
 
 @torch.no_grad()

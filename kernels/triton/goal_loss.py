@@ -52,9 +52,10 @@ def log1p(x):
     return tl.log(y) + (x - (y - 1)) / y
 
 
-def _goal_loss(
+def launch(
     z_H: Tensor, head: Tensor, a_tm1: Tensor, target: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """A board's loss [B], dz_H [B, T, D], and a board's part of dhead [B, D]."""
     z_H, head, a_tm1, target, weight = contiguous(z_H, head, a_tm1, target, weight)
     loss, dz, dhead = _fake(z_H, head, a_tm1, target, weight)
     B, T, D = z_H.shape
@@ -67,7 +68,6 @@ def _goal_loss(
 def _fake(
     z_H: Tensor, head: Tensor, a_tm1: Tensor, target: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A board's loss [B], dz_H, and a board's part of dhead [B, D]."""
     B, _, D = z_H.shape
     numbers = torch.float32
     return (
@@ -80,7 +80,7 @@ def _fake(
 op = register(
     "goal_loss(Tensor z_H, Tensor head, Tensor a_tm1, Tensor target, Tensor weight) "
     "-> (Tensor, Tensor, Tensor)",
-    _goal_loss,
+    launch,
     _fake,
 )
 

@@ -58,7 +58,8 @@ def _grid(rows: int, F: int):
     return lambda meta: (triton.cdiv(rows, meta["BR"]) * triton.cdiv(F, meta["BF"]),)
 
 
-def _forward(gate_up: Tensor) -> Tensor:
+def launch_forward(gate_up: Tensor) -> Tensor:
+    """a [..., F] of gate_up [..., 2 F]."""
     a = _forward_fake(gate_up)
     (gate_up,) = contiguous(gate_up)
     F = a.shape[-1]
@@ -74,7 +75,8 @@ def _forward_fake(gate_up: Tensor) -> Tensor:
     return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
 
 
-def _backward(gate_up: Tensor, da: Tensor) -> Tensor:
+def launch_backward(gate_up: Tensor, da: Tensor) -> Tensor:
+    """d_gate_up [..., 2 F] of gate_up [..., 2 F] and da [..., F]."""
     d_gate_up = _backward_fake(gate_up, da)
     gate_up, da = contiguous(gate_up, da)
     F = da.shape[-1]
@@ -88,9 +90,9 @@ def _backward_fake(gate_up: Tensor, da: Tensor) -> Tensor:
     return gate_up.new_empty(gate_up.shape)
 
 
-forward_op = register("swiglu(Tensor gate_up) -> Tensor", _forward, _forward_fake)
+forward_op = register("swiglu(Tensor gate_up) -> Tensor", launch_forward, _forward_fake)
 backward_op = register(
-    "swiglu_backward(Tensor gate_up, Tensor da) -> Tensor", _backward, _backward_fake
+    "swiglu_backward(Tensor gate_up, Tensor da) -> Tensor", launch_backward, _backward_fake
 )
 
 

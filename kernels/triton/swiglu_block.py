@@ -83,7 +83,10 @@ def backward_kernel(
     store_rows(dx_at, dx.to(x.dtype), r, rows, d, D)
 
 
-def _forward(x: Tensor, w_gate_up: Tensor, w_down: Tensor, save: bool) -> tuple[Tensor, Tensor]:
+def launch_forward(
+    x: Tensor, w_gate_up: Tensor, w_down: Tensor, save: bool
+) -> tuple[Tensor, Tensor]:
+    """y [..., D] and the norm's scale [...], or [0] if it is not saved, of x [..., D]."""
     y, scale = _forward_fake(x, w_gate_up, w_down, save)
     x, w_gate_up, w_down = contiguous(x, w_gate_up, w_down)
     (D, F), rows = w_down.shape, x.numel() // x.shape[-1]
@@ -104,9 +107,10 @@ def _forward_fake(
     return y, x.new_empty(x.shape[:-1] if save else (0,), dtype=torch.float32)
 
 
-def _backward(
+def launch_backward(
     x: Tensor, w_gate_up: Tensor, w_down: Tensor, y: Tensor, scale: Tensor, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """dx [..., D], dw_gate_up [2 F, D] and dw_down [D, F] of dy [..., D]."""
     x, w_gate_up, w_down, y, scale, dy = contiguous(x, w_gate_up, w_down, y, scale, dy)
     (D, F), rows = w_down.shape, x.numel() // x.shape[-1]
     expect(x, y=(y, tuple(x.shape)), dy=(dy, tuple(x.shape)))
@@ -126,13 +130,13 @@ def _backward_fake(
 
 forward_op = register(
     "swiglu_block(Tensor x, Tensor w_gate_up, Tensor w_down, bool save) -> (Tensor, Tensor)",
-    _forward,
+    launch_forward,
     _forward_fake,
 )
 backward_op = register(
     "swiglu_block_backward(Tensor x, Tensor w_gate_up, Tensor w_down, Tensor y, Tensor scale, "
     "Tensor dy) -> (Tensor, Tensor, Tensor)",
-    _backward,
+    launch_backward,
     _backward_fake,
 )
 

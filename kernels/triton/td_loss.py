@@ -32,7 +32,8 @@ def kernel(
     tl.store(loss, tl.sum(total, 0) * share)
 
 
-def _td_loss(q: Tensor, a_tm1: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def launch(q: Tensor, a_tm1: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss [] and its gradient dq [B, A] of q [B, A], a_tm1 [B] and target [B]."""
     q, a_tm1, target = contiguous(q, a_tm1, target)
     loss, dq = _fake(q, a_tm1, target)
     B, A = q.shape
@@ -46,7 +47,7 @@ def _fake(q: Tensor, a_tm1: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return q.new_empty((), dtype=torch.float32), q.new_empty(q.shape)
 
 
-op = register("td_loss(Tensor q, Tensor a_tm1, Tensor target) -> (Tensor, Tensor)", _td_loss, _fake)
+op = register("td_loss(Tensor q, Tensor a_tm1, Tensor target) -> (Tensor, Tensor)", launch, _fake)
 
 
 class _TdLoss(torch.autograd.Function):
