@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("kernels.triton.common")
 
+from profiling.kernel_cases import Trial, compare
 from profiling.kernels_table import launches, ops
 
 pytestmark = pytest.mark.triton
@@ -99,3 +100,17 @@ def test_gpu_check_without_a_gpu() -> None:
     for what in ("timings", "sanitizer", "bfloat16 checks"):
         assert f"left out: {what}" in done.stdout
     assert "| add_rms backward | 90 |" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "passed"),
+    [(1.9e-3, 1e-3, True), (2.1e-3, 1e-3, False), (1e-7, 0.0, True), (2e-7, 0.0, False)],
+)
+def test_at_most_twice_the_error_of_pytorch(ours: float, theirs: float, passed: bool) -> None:
+    """Or one unit in the last place: of an exact 0, of that of what was added up."""
+    zero, one = torch.zeros(3).double(), torch.ones(3).double()
+    for exact in (zero, one):
+        trial = Trial([one, exact], [one, exact + ours], [one, exact + theirs], [one, one])
+        assert compare("f", torch.float32, [trial]).passed == passed
+    trial = Trial([one], [one * torch.nan], [one], [one])
+    assert not compare("f", torch.float32, [trial]).passed
