@@ -189,14 +189,16 @@ class HRM(Weights):
         if B == 0:
             raise ValueError("tokens has no boards: expected at least one for a loss")
         of_y = (B,) if weight is None else (B, self.config.cells)
-        for name, x, dtype, shape in (
-            ("a_tm1", a_tm1, torch.int64, (B,)),
-            ("target", target, self.q_head.dtype, of_y),
-            ("weight", weight, self.q_head.dtype, of_y),
+        numbers = {torch.float32, self.q_head.dtype}
+        for name, x, dtypes, shape in (
+            ("a_tm1", a_tm1, {torch.int64}, (B,)),
+            ("target", target, numbers, of_y),
+            ("weight", weight, numbers, of_y),
         ):
-            if x is not None and (x.dtype != dtype or x.shape != shape):
+            if x is not None and (x.dtype not in dtypes or x.shape != shape):
+                right = " or ".join(sorted(map(str, dtypes)))
                 raise ValueError(
-                    f"{name} is {x.dtype} {list(x.shape)}: expected {dtype} {list(shape)}"
+                    f"{name} is {x.dtype} {list(x.shape)}: expected {right} {list(shape)}"
                 )
 
     def inputs(self, carry: Carry, tokens: Tensor) -> Start:
