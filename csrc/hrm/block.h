@@ -68,33 +68,28 @@ inline void rms_backward(float *dy, const float *y, const float *r, int R, const
     }
 }
 
-// Rotates the heads of R rows (row r is token rows[r]) and multiplies by `scale`; `backward`
-// rotates the other way. x'[i] = x[i] cos[i] + x[i +- K/2] sin[i]; backward, the sines swap their
-// halves.
-inline void rope(float *x, long ld, const Model &m, const int *rows, int R, float scale,
-                 bool backward) {
-    const int heads = m.layout->shape.heads, K = m.layout->K, Kp = m.layout->Kp, half = K / 2;
-    const float *const cos = m.cos, *const sin = m.sin;
-    for (int r = 0; r < R; ++r) {
-        const long at = static_cast<long>(rows ? rows[r] : r) * K;
-        const float *c = cos + at, *low = sin + at + (backward ? half : 0),
-                    *high = sin + at + (backward ? 0 : half);
-        float *a = x + r * ld;
-        for (int head = 0; head < heads; ++head, a += Kp) {
-            float *b = a + half;
-            int i = 0;
-            for (; i + kLanes <= half; i += kLanes) {
-                const vec first = load(a + i), second = load(b + i);
-                store(a + i, (first * load(c + i) + second * load(low + i)) * scale);
-                store(b + i, (second * load(c + half + i) + first * load(high + i)) * scale);
+// Rotates the heads of R rows (row r is token rows[r]) and multiplies by `scale`:
+// x'[i] = x[i] cos[i] + x[i +- K/2] sin[i]. Head by head: a load that reaches back into a head just
+// stored would wait for it.
+inline void rope(float *x, long ld, const Model &m, const float *sin, const int *rows, int R,
+                 float scale, float *turned) {
+    const int heads = m.layout->shape.heads, Kp = m.layout->Kp, half = m.layout->K / 2;
+    const float *const cos = m.cos;
+    ivec lane;
+    for (int i = 0; i < kLanes; ++i)
+        lane[i] = i;
+    for (int head = 0; head < heads; ++head)
+        for (int r = 0; r < R; ++r) {
+            float *a = x + r * ld + static_cast<long>(head) * Kp;
+            const long at = static_cast<long>(rows ? rows[r] : r) * Kp;
+            for (int i = 0; i < Kp; i += kLanes) {
+                const vec other = lane < half - i ? load(a + i + half) : load(a + i - half);
+                const vec y = load(a + i) * load(cos + at + i) + other * load(sin + at + i);
+                store(turned + i, y * scale);
             }
-            for (; i < half; ++i) {
-                const float first = a[i], second = b[i];
-                a[i] = (first * c[i] + second * low[i]) * scale;
-                b[i] = (second * c[half + i] + first * high[i]) * scale;
-            }
+            for (int i = 0; i < Kp; i += kLanes)
+                store(a + i, load(turned + i));
         }
-    }
 }
 
 inline void scale_rows(float *x, long ld, int R, int width, float scale) {
@@ -105,75 +100,76 @@ inline void scale_rows(float *x, long ld, int R, int width, float scale) {
 
 // Queries (of some rows) are rotated and scaled, keys only rotated; or their gradients rotated
 // back.
-inline void rope_both(float *qkv, const Model &m, const int *rows, int R, bool backward) {
+inline void rope_both(float *qkv, const Model &m, const int *rows, int R, const float *sin,
+                      Scratch &w) {
     const Layout &l = *m.layout;
     const long ld = 3L * l.HK;
     const float scale = 1.0F / sqrtf(l.K);
     if (!m.cos)
         return scale_rows(qkv, ld, R, l.HK, scale);
-    rope(qkv, ld, m, rows, R, scale, backward);
-    rope(qkv + l.HK, ld, m, nullptr, l.T, 1.0F, backward);
+    rope(qkv, ld, m, sin, rows, R, scale, w.turned);
+    rope(qkv + l.HK, ld, m, sin, nullptr, l.T, 1.0F, w.turned);
 }
 
-// [T, K] with rows ld apart -> [K, Tp], the columns past T zero.
-inline void transpose(float *to, const float *from, long ld, const Layout &l) {
-    const int T = l.T, Tp = l.Tp, K = l.K;
-    for (int k = 0; k < K; ++k, to += Tp) {
-        for (int t = 0; t < T; ++t)
-            to[t] = from[t * ld + k];
-        for (int t = T; t < Tp; ++t)
-            to[t] = 0.0F;
+inline int padded(int n) {
+    return (n + kLanes - 1) / kLanes * kLanes;
+}
+
+// R rows of K numbers, ld apart -> [K, padded(R)], the columns past R zero.
+inline void transpose(float *to, const float *from, long ld, int R, int K) {
+    const int Rp = padded(R);
+    for (int k = 0; k < K; ++k, to += Rp) {
+        for (int r = 0; r < R; ++r)
+            to[r] = from[r * ld + k];
+        for (int r = R; r < Rp; ++r)
+            to[r] = 0.0F;
     }
 }
 
-// Rows of scores -> e^(score - maximum); top and inv get the maximum and 1 / sum. Two passes, so
-// that a row need not wait for its own maximum.
-inline void softmax(float *scores, float *top, float *inv, int R, const Layout &l) {
-    const int T = l.T, Tp = l.Tp, whole = T / kLanes * kLanes;
-    vec outside; // 0, and for the columns past T so much that nothing is left of them
-    for (int i = 0; i < kLanes; ++i)
-        outside[i] = whole + i < T ? 0.0F : -1e30F;
-    for (int t = 0; t < R; ++t) {
-        float *s = scores + static_cast<long>(t) * Tp;
-        vec most = splat(-1e30F);
-        for (int i = 0; i < whole; i += kLanes)
-            most = max(most, load(s + i));
-        if (whole < Tp) {
-            const vec rest = load(s + whole) + outside;
-            store(s + whole, rest);
-            most = max(most, rest);
-        }
-        top[t] = largest(most);
-    }
-    for (int t = 0; t < R; ++t) {
-        float *s = scores + static_cast<long>(t) * Tp;
-        const float most = top[t];
+// Columns of scores, a query each -> e^(score - maximum); top and inv get the maximum and 1 / sum.
+// n columns, whole vectors of them. Four maxima, so that none waits for the one before.
+inline void softmax(float *scores, float *top, float *inv, int n, const Layout &l) {
+    const int T = l.T;
+    const long ld = l.tile;
+    for (int i = 0; i < n; i += kLanes) {
+        float *s = scores + i;
+        vec most[4] = {load(s), load(s), load(s), load(s)};
+        int t = 0;
+        for (; t + 4 <= T; t += 4)
+            for (int j = 0; j < 4; ++j)
+                most[j] = max(most[j], load(s + (t + j) * ld));
+        for (; t < T; ++t)
+            most[0] = max(most[0], load(s + t * ld));
+        const vec highest = max(max(most[0], most[1]), max(most[2], most[3]));
         vec total{};
-        for (int i = 0; i < Tp; i += kLanes) {
-            const vec p = exponential(load(s + i) - most);
-            store(s + i, p);
+        for (t = 0; t < T; ++t) {
+            const vec p = exponential(load(s + t * ld) - highest);
+            store(s + t * ld, p);
             total += p;
         }
-        inv[t] = 1.0F / sum(total);
+        store(top + i, highest);
+        store(inv + i, 1.0F / total);
     }
 }
 
+// Scores lie key by key, [T, tile]: so softmax needs no sums across a vector, and a head's K, which
+// rarely fills vectors, is never the direction of one.
 inline void attention(const Model &m, Saved &s, Scratch &w, int R) {
     const Layout &l = *m.layout;
     const long ld = 3L * l.HK;
+    const int Rp = padded(R);
     for (int head = 0; head < l.shape.heads; ++head) {
-        const float *q = s.qkv + head * l.Kp, *k = q + l.HK, *v = k + l.HK;
-        float *top = s.top + static_cast<long>(head) * l.T,
-              *inv = s.inv + static_cast<long>(head) * l.T;
-        transpose(w.k_t, k, ld, l);
+        const float *q = s.qkv + static_cast<long>(head) * l.Kp, *k = q + l.HK, *v = k + l.HK;
+        const long stat = static_cast<long>(head) * l.Tp;
+        transpose(w.q_t, q, ld, R, l.K);
         for (int t = 0; t < R; t += l.tile) {
-            const int n = R - t < l.tile ? R - t : l.tile;
-            float *o = s.o + static_cast<long>(t) * l.HK + head * l.Kp;
-            multiply<false>(w.scores, l.Tp, {q + t * ld, ld, 1}, {w.k_t, l.Tp}, n, l.Tp, l.K);
-            softmax(w.scores, top + t, inv + t, n, l);
-            multiply<false>(o, l.HK, {w.scores, l.Tp, 1}, {v, ld}, n, l.Kp, l.T);
+            const int n = R - t < l.tile ? R - t : l.tile, columns = padded(n);
+            float *o = s.o + static_cast<long>(t) * l.HK + head * l.Kp, *inv = s.inv + stat + t;
+            multiply<false>(w.scores, l.tile, {k, ld, 1}, {w.q_t + t, Rp}, l.T, columns, l.K);
+            softmax(w.scores, s.top + stat + t, inv, columns, l);
+            multiply<false>(o, l.HK, {w.scores, 1, l.tile}, {v, ld}, n, l.Kp, l.T);
             for (int r = 0; r < n; ++r)
-                scale_rows(o + static_cast<long>(r) * l.HK, 0, 1, l.Kp, inv[t + r]);
+                scale_rows(o + static_cast<long>(r) * l.HK, 0, 1, l.Kp, inv[r]);
         }
     }
 }
@@ -202,7 +198,7 @@ inline void block_forward(const Model &m, int layer, Saved &s, Scratch &w, const
     } else {
         multiply<false>(s.qkv, ld, {x, l.Dp, 1}, {W.qkv, ld}, l.T, 3 * l.HK, l.Dp);
     }
-    rope_both(s.qkv, m, rows, R, false);
+    rope_both(s.qkv, m, rows, R, m.sin, w);
     attention(m, s, w, R);
     multiply<false>(s.x1, l.Dp, {s.o, l.HK, 1}, {W.out, l.Dp}, R, l.Dp, l.HK);
     rms_residual(s.x1, x, s.r1, R, l);
@@ -217,20 +213,23 @@ inline void block_forward(const Model &m, int layer, Saved &s, Scratch &w, const
     }
 }
 
-// Scores -> shares P, and gradients of P -> gradients of scores: P (dP - sum(P dP)), where that sum
-// is d_o . o.
-inline void softmax_backward(float *p, float *dp, const float *d_o, const float *o,
-                             const float *top, const float *inv, int R, const Layout &l) {
-    const int Tp = l.Tp, Kp = l.Kp, HK = l.HK;
-    for (int r = 0; r < R; ++r, p += Tp, dp += Tp, d_o += HK, o += HK) {
-        vec dot{};
-        for (int i = 0; i < Kp; i += kLanes)
-            dot += load(d_o + i) * load(o + i);
-        const float delta = sum(dot), most = top[r], share = inv[r];
-        for (int i = 0; i < Tp; i += kLanes) {
-            const vec shares = exponential(load(p + i) - most) * share;
-            store(p + i, shares);
-            store(dp + i, shares * (load(dp + i) - delta));
+// Scores -> shares P, and gradients of P -> gradients of scores: P (dP - sum(P dP)).
+inline void softmax_backward(float *p, float *dp, const float *top, const float *inv, int n,
+                             const Layout &l) {
+    const int T = l.T;
+    const long ld = l.tile;
+    for (int i = 0; i < n; i += kLanes) {
+        const vec highest = load(top + i), share = load(inv + i);
+        vec sum{};
+        for (int t = 0; t < T; ++t) {
+            const long at = t * ld + i;
+            const vec shares = exponential(load(p + at) - highest) * share;
+            store(p + at, shares);
+            sum += shares * load(dp + at);
+        }
+        for (int t = 0; t < T; ++t) {
+            const long at = t * ld + i;
+            store(dp + at, load(p + at) * (load(dp + at) - sum));
         }
     }
 }
@@ -239,27 +238,26 @@ inline void softmax_backward(float *p, float *dp, const float *d_o, const float 
 inline void attention_backward(const Model &m, const Saved &s, Scratch &w, const int *rows, int R) {
     const Layout &l = *m.layout;
     const long ld = 3L * l.HK;
+    const int Rp = padded(R);
     std::memset(w.d_qkv, 0, l.T * ld * sizeof(float));
     for (int head = 0; head < l.shape.heads; ++head) {
-        const long at = static_cast<long>(head) * l.Kp, stat = static_cast<long>(head) * l.T;
+        const long at = static_cast<long>(head) * l.Kp, stat = static_cast<long>(head) * l.Tp;
         const float *q = s.qkv + at, *k = q + l.HK, *v = k + l.HK;
         float *dq = w.d_qkv + at, *dk = dq + l.HK, *dv = dk + l.HK;
-        transpose(w.k_t, k, ld, l);
-        transpose(w.v_t, v, ld, l);
+        transpose(w.q_t, q, ld, R, l.K);
+        transpose(w.d_o_t, w.d_o + at, l.HK, R, l.K);
         for (int t = 0; t < R; t += l.tile) {
-            const int n = R - t < l.tile ? R - t : l.tile;
-            const float *d_o = w.d_o + static_cast<long>(t) * l.HK + at,
-                        *o = s.o + static_cast<long>(t) * l.HK + at;
-            multiply<false>(w.scores, l.Tp, {q + t * ld, ld, 1}, {w.k_t, l.Tp}, n, l.Tp, l.K);
-            multiply<false>(w.d_scores, l.Tp, {d_o, l.HK, 1}, {w.v_t, l.Tp}, n, l.Tp, l.K);
-            softmax_backward(w.scores, w.d_scores, d_o, o, s.top + stat + t, s.inv + stat + t, n,
-                             l);
-            multiply<true>(dv, ld, {w.scores, 1, l.Tp}, {d_o, l.HK}, l.T, l.Kp, n);
-            multiply<true>(dk, ld, {w.d_scores, 1, l.Tp}, {q + t * ld, ld}, l.T, l.Kp, n);
-            multiply<false>(dq + t * ld, ld, {w.d_scores, l.Tp, 1}, {k, ld}, n, l.Kp, l.T);
+            const int n = R - t < l.tile ? R - t : l.tile, columns = padded(n);
+            const float *d_o = w.d_o + static_cast<long>(t) * l.HK + at;
+            multiply<false>(w.scores, l.tile, {k, ld, 1}, {w.q_t + t, Rp}, l.T, columns, l.K);
+            multiply<false>(w.d_scores, l.tile, {v, ld, 1}, {w.d_o_t + t, Rp}, l.T, columns, l.K);
+            softmax_backward(w.scores, w.d_scores, s.top + stat + t, s.inv + stat + t, columns, l);
+            multiply<true>(dv, ld, {w.scores, l.tile, 1}, {d_o, l.HK}, l.T, l.Kp, n);
+            multiply<true>(dk, ld, {w.d_scores, l.tile, 1}, {q + t * ld, ld}, l.T, l.Kp, n);
+            multiply<false>(dq + t * ld, ld, {w.d_scores, 1, l.tile}, {k, ld}, n, l.Kp, l.T);
         }
     }
-    rope_both(w.d_qkv, m, rows, R, true);
+    rope_both(w.d_qkv, m, rows, R, m.sin_back, w);
 }
 
 // Gradients of gate and up from that of h, and h once more.

@@ -31,7 +31,7 @@ Layout make_layout(const Shape &shape, int lanes, bool learned) {
     l.K = l.D / shape.heads, l.Kp = padded(l.K, lanes), l.HK = shape.heads * l.Kp;
     l.F = shape.inner, l.Fp = padded(l.F, lanes);
     const int tiles = (l.T + kTile - 1) / kTile;
-    l.tile = (l.T + tiles - 1) / tiles;
+    l.tile = padded((l.T + tiles - 1) / tiles, lanes);
     l.qkv = 3L * l.HK * l.Dp, l.out = static_cast<long>(l.Dp) * l.HK;
     l.gate_up = 2L * l.Fp * l.Dp, l.down = static_cast<long>(l.Dp) * l.Fp;
     l.block = l.qkv + l.out + l.gate_up + l.down;
@@ -63,12 +63,13 @@ class Arena {
 long place(Scratch &w, std::vector<Saved> &saved, const Layout &l, float *base) {
     Arena arena(base);
     const long state = static_cast<long>(l.T) * l.Dp, attended = static_cast<long>(l.T) * l.HK;
-    const long scores = static_cast<long>(l.tile) * l.Tp, inner = static_cast<long>(l.tile) * l.Fp;
+    const long scores = static_cast<long>(l.tile) * l.T, inner = static_cast<long>(l.tile) * l.Fp;
     for (float **p : {&w.e, &w.injection, &w.z_H, &w.z_L, &w.x, &w.wanted, &w.d_y, &w.d_x})
         *p = arena.take(state);
     w.scores = arena.take(scores), w.d_scores = arena.take(scores);
-    w.k_t = arena.take(static_cast<long>(l.K) * l.Tp);
-    w.v_t = arena.take(static_cast<long>(l.K) * l.Tp);
+    w.q_t = arena.take(static_cast<long>(l.K) * l.Tp);
+    w.d_o_t = arena.take(static_cast<long>(l.K) * l.Tp);
+    w.turned = arena.take(l.Kp);
     w.h = arena.take(inner), w.d_h = arena.take(inner), w.d_gu = arena.take(2 * inner);
     w.d_o = arena.take(attended), w.d_qkv = arena.take(3 * attended);
     w.dq = arena.take(l.shape.actions);
@@ -79,8 +80,8 @@ long place(Scratch &w, std::vector<Saved> &saved, const Layout &l, float *base) 
         s.x =
             first ? arena.take(state) : saved[i - 1].y; // a block's input is the last one's output
         s.qkv = arena.take(3 * attended);
-        s.top = arena.take(static_cast<long>(l.shape.heads) * l.T);
-        s.inv = arena.take(static_cast<long>(l.shape.heads) * l.T);
+        s.top = arena.take(static_cast<long>(l.shape.heads) * l.Tp);
+        s.inv = arena.take(static_cast<long>(l.shape.heads) * l.Tp);
         s.o = arena.take(attended);
         s.x1 = arena.take(state), s.r1 = arena.take(l.T);
         s.gu = arena.take(2L * l.T * l.Fp);
@@ -136,6 +137,16 @@ void scaled_rows(float *to, const float *from, int rows, float scale, const Layo
             to[static_cast<long>(r) * l.Dp + d] = from[static_cast<long>(r) * l.D + d] * scale;
 }
 
+// [T, K] -> [T, Kp], every row turned left by `shift`
+std::vector<float> padded_angles(const float *from, const Layout &l, int shift) {
+    std::vector<float> to(static_cast<size_t>(l.T) * l.Kp);
+    for (int t = 0; t < l.T; ++t)
+        for (int i = 0; i < l.K; ++i)
+            to[static_cast<long>(t) * l.Kp + i] =
+                from[static_cast<long>(t) * l.K + (i + shift) % l.K];
+    return to;
+}
+
 } // namespace
 
 const Instructions *find_instructions(const char *name) {
@@ -164,9 +175,9 @@ Engine::Engine(const Shape &shape, bool learned, const float *cos, const float *
     forward_.resize(l.blocks), backward_.resize(l.blocks);
     table_.resize((1L + shape.vocab) * l.Dp);
     head_.resize(static_cast<long>(shape.actions) * l.Dp);
-    const long angles = static_cast<long>(l.T) * l.K;
     if (cos)
-        cos_.assign(cos, cos + angles), sin_.assign(sin, sin + angles);
+        cos_ = padded_angles(cos, l, 0), sin_ = padded_angles(sin, l, 0),
+        sin_back_ = padded_angles(sin, l, l.K / 2);
     if (learned)
         position_.resize(static_cast<long>(l.T) * l.Dp);
     // what the published code does: sqrt(D), and with learned positions sqrt(D / 2)
@@ -179,6 +190,7 @@ Engine::Engine(const Shape &shape, bool learned, const float *cos, const float *
               head_.data(),
               cos ? cos_.data() : nullptr,
               cos ? sin_.data() : nullptr,
+              cos ? sin_back_.data() : nullptr,
               scale};
     arena_.resize(pool_.size()), scratch_.resize(pool_.size()), saved_.resize(pool_.size());
     for (int i = 0; i < pool_.size(); ++i) {

@@ -70,7 +70,7 @@ class Engine {
     ThreadPool pool_;
     ForkSafeMutex mutex_; // calls from several threads take turns
     Model model_;
-    std::vector<float> cos_, sin_;
+    std::vector<float> cos_, sin_, sin_back_;
     std::vector<float> forward_, backward_, table_, position_, head_;
     std::vector<std::vector<float>> arena_; // per thread
     std::vector<Scratch> scratch_;          // per thread

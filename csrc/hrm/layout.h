@@ -22,7 +22,7 @@ struct BlockWeights {
 struct Layout {
     Shape shape;
     int T, Tp, D, Dp, K, Kp, HK, F, Fp; // HK = heads * Kp
-    int tile;                           // queries or rows handled at once
+    int tile;                           // queries or rows handled at once: whole vectors
     long qkv, out, gate_up, down;       // numbers per matrix; a block holds them in this order
     long block;                         // their sum
     // offsets in a gradient, and in the packed weights; L's blocks come first, then H's
@@ -34,7 +34,7 @@ struct Layout {
 struct Saved {
     float *x;         // [T, Dp] input
     float *qkv;       // [T, 3 HK] queries (turned, times 1 / sqrt K), keys (turned), values
-    float *top, *inv; // [heads, T] softmax's maximum and 1 / sum
+    float *top, *inv; // [heads, Tp] softmax's maximum and 1 / sum
     float *o;         // [T, HK] attention's output
     float *x1, *r1;   // [T, Dp] after attention; [T] its 1 / rms
     float *gu;        // [T, 2 Fp] gate, up
@@ -45,8 +45,9 @@ struct Saved {
 struct Scratch {
     float *e, *injection, *z_H, *z_L, *x; // [T, Dp]
     float *wanted;                        // [T, Dp] rows of a block's input
-    float *scores, *d_scores;             // [tile, Tp]
-    float *k_t, *v_t;                     // [K, Tp]
+    float *scores, *d_scores;             // [T, tile]
+    float *q_t, *d_o_t;                   // [K, Tp]
+    float *turned;                        // [Kp]
     float *h, *d_h, *d_gu;                // [tile, Fp], [tile, Fp], [tile, 2 Fp]
     float *d_y, *d_x;                     // [T, Dp]
     float *d_o, *d_qkv, *dq;              // [T, HK], [T, 3 HK], [A]
@@ -61,7 +62,8 @@ struct Model {
     const float *table;     // [1 + V, Dp] puzzle token and embeddings, times their scale
     const float *position;  // [T, Dp] learned positions times their scale, or null
     const float *head;      // [A, Dp]
-    const float *cos, *sin; // [T, K] (sin's first half negative), or null
+    const float *cos, *sin; // [T, Kp] (sin's first half negative), or null
+    const float *sin_back;  // its halves swapped, which rotates back
     float scale;            // of the embedding
 };
 

@@ -54,30 +54,33 @@ inline void tile_of(int rows, float *C, long ldc, Left A, Right B, int K) {
     tile<MR, NV, kAdd>(C, ldc, A, B, K);
 }
 
-// Strips of NV vectors of columns, each in tiles of up to MR rows. The rows are dealt out evenly
-// (50 as 6 6 6 6 6 5 5 5 5): a last tile of two would wait for its sums most of the time.
-template <int MR, int NV, bool kAdd>
-void strips(float *C, long ldc, Left A, Right B, int M, int N, int K) {
+// A strip of NV vectors of columns in tiles of up to MR rows. The rows are dealt out evenly (50 as
+// 6 6 6 6 6 5 5 5 5): a last tile of two would wait for its sums most of the time.
+template <int MR, int NV, bool kAdd> void strip(float *C, long ldc, Left A, Right B, int M, int K) {
     const int tiles = (M + MR - 1) / MR, rows = M / tiles, longer = M % tiles;
-    int n = 0;
-    for (; n + NV * kLanes <= N; n += NV * kLanes)
-        for (int i = 0, m = 0; i < tiles; ++i) {
-            const int some = rows + (i < longer);
-            tile_of<MR, NV, kAdd>(some, C + m * ldc + n, ldc, {A.data + m * A.row, A.row, A.column},
-                                  {B.data + n, B.row}, K);
-            m += some;
-        }
-    if constexpr (NV > 1)
-        if (n < N)
-            strips<MR, NV / 2, kAdd>(C + n, ldc, A, {B.data + n, B.row}, M, N - n, K);
+    for (int i = 0, m = 0; i < tiles; ++i) {
+        const int some = rows + (i < longer);
+        tile_of<MR, NV, kAdd>(some, C + m * ldc, ldc, {A.data + m * A.row, A.row, A.column}, B, K);
+        m += some;
+    }
 }
 
+// Three vectors of columns at once, 4 as 2 + 2: the fewest loads for a product, with sums enough to
+// wait for. Two thirds of the registers are sums.
 template <bool kAdd> void multiply(float *C, long ldc, Left A, Right B, int M, int N, int K) {
-    constexpr int kRows = kLanes == 16 ? 12 : 6; // two sums each; half of the registers is too few
-    if (M <= 2)
-        strips<2, 4, kAdd>(C, ldc, A, B, M, N, K);
-    else
-        strips<kRows, 2, kAdd>(C, ldc, A, B, M, N, K);
+    constexpr int kSums = kLanes == 16 ? 24 : 12;
+    int wide = 0;
+    for (int n = 0; n < N; n += wide * kLanes) {
+        const int left = (N - n) / kLanes;
+        const Right columns{B.data + n, B.row};
+        wide = left == 1 ? 1 : left == 2 || left == 4 ? 2 : 3;
+        if (wide == 3)
+            strip<kSums / 3, 3, kAdd>(C + n, ldc, A, columns, M, K);
+        else if (wide == 2)
+            strip<kSums / 2, 2, kAdd>(C + n, ldc, A, columns, M, K);
+        else
+            strip<kSums / 2, 1, kAdd>(C + n, ldc, A, columns, M, K);
+    }
 }
 
 } // namespace
