@@ -10,6 +10,7 @@ CHUNK: int  # strips of packed weights that a block's number of strips is a mult
 CUDA_BUILT: bool  # there was nvcc
 
 def set_thread_order(seed: int) -> None: ...  # of kernels that run on the host, from now on
+def products_on_host() -> int: ...  # m16n8k16, of all warps, so far
 def adam_atan2(
     w: int,  # read and written, float32 [n], as m, v and average (0: none)
     g: int,  # read, float32 [n]

@@ -9,7 +9,6 @@ their CSV is FILE_cuda.csv.
 """
 
 import argparse
-import csv
 import math
 import os
 import re
@@ -220,15 +219,6 @@ def rows_of_cuda(archs: list[int], only: str) -> tuple[list[list[str]], list[str
     return rows, wrong
 
 
-def show(header: list[str], rows: list[list[str]], about: str, file: Path | None) -> None:
-    print()
-    for row in [header, ["---"] * len(header), *rows]:
-        print(f"| {' | '.join(row)} |")
-    if file:
-        with file.open("w", newline="") as out:
-            csv.writer(out).writerows([header, *rows, [about]])
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", nargs="+", type=int, choices=GPUS, default=list(GPUS))
@@ -241,13 +231,13 @@ def main() -> int:
     about = f"triton {triton.__version__}, torch {torch.__version__}, {machine()}"
     if rows:
         print(ASSUMED, about, sep="\n")
-        show(HEADER, rows, about, args.csv)
+        ptxas_report.show(HEADER, rows, about, args.csv)
     if args.cuda and shutil.which("nvcc"):
         found, faulty = rows_of_cuda(args.arch, args.only)
         wrong += faulty
         if found:
             beside = args.csv and args.csv.with_stem(f"{args.csv.stem}_cuda")
-            show(CUDA_HEADER, found, nvcc(), beside)
+            ptxas_report.show(CUDA_HEADER, found, ptxas_report.nvcc(), beside)
             rows += found
     elif args.cuda:
         print("no nvcc: the CUDA C++ kernels are left out")
@@ -255,11 +245,6 @@ def main() -> int:
         print(f"FAULT {line}")
     print(f"{len(rows)} rows, {len(wrong)} faults")
     return 1 if wrong or not rows else 0
-
-
-def nvcc() -> str:
-    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-    return f"nvcc {re.findall(r'release ([0-9.]+)', said)[0]}"
 
 
 if __name__ == "__main__":

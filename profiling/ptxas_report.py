@@ -4,6 +4,7 @@ Decision kernels of the published shapes are compiled for exactly 8 or 9 tiles o
 to 144); the others take any number and may spill registers.
 """
 
+import csv
 import re
 import subprocess
 import tempfile
@@ -64,3 +65,17 @@ def assembled(source: str, arch: int) -> Iterator[Assembled]:
 def shared_bytes(tiles: int, boards: int) -> int:
     config = HRMConfig(cells=16 * tiles - 1, dtype="bfloat16")
     return Decider(config).native.plan(boards, 227 * 1024)[2]
+
+
+def nvcc() -> str:
+    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    return f"nvcc {re.findall(r'release ([0-9.]+)', said)[0]}"
+
+
+def show(header: list[str], rows: list[list[str]], about: str, file: Path | None) -> None:
+    print()
+    for row in [header, ["---"] * len(header), *rows]:
+        print(f"| {' | '.join(row)} |")
+    if file:
+        with file.open("w", newline="") as out:
+            csv.writer(out).writerows([header, *rows, [about]])

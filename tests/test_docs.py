@@ -34,6 +34,7 @@ SHORTER = {
     "python -m profiling.bench_maze": "--repeats 1",
     "python -m profiling.bench_train": "--repeats 1",
     "python -m profiling.kernel_report": "--no-cuda",
+    "python -m profiling.sass_report": "",
     "python profiling/gpu_check.py": "--small",
     "python examples/own_map.py": "--updates 20",
     "python examples/own_model.py": "--updates 60",

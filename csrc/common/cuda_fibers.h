@@ -90,6 +90,7 @@ struct Machine {
 };
 
 inline Machine machine;
+inline long products = 0; // of warps on tensor cores, in all launches (hrm/mma.h)
 
 // The order of threads in all launches from now on.
 inline void set_thread_order(uint64_t seed) {

@@ -88,6 +88,7 @@ void bind_cuda(py::module_ &m) {
 #endif
     m.attr("CHUNK") = kChunk;
     m.def("set_thread_order", &shim::set_thread_order, py::arg("seed"));
+    m.def("products_on_host", [] { return shim::products; });
     py::class_<DecideShape>(m, "Decider")
         .def(py::init(&make_shape), py::kw_only(), py::arg("cells"), py::arg("width"),
              py::arg("heads"), py::arg("inner"), py::arg("actions"), py::arg("vocab"),
