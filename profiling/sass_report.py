@@ -21,7 +21,6 @@ from typing import NamedTuple
 from hrm_fast import HRMConfig
 from hrm_fast.backends.cuda import Decider
 from hrm_fast.backends.shape import Shape
-from kernels import _native
 from profiling.ptxas_report import FLAGS, ROOT, nvcc, show
 
 SHARED = {80: 163, 90: 227, 100: 227}  # KiB that a CTA may have
@@ -42,7 +41,7 @@ HEADER = [
     "at 65 %", "bound by",
 ]  # fmt: skip
 ABOUT = f"""\
-Counted, never measured. Instructions: of one warp per 16 tokens of a board and block pass, and the
+Counted, never measured. Instructions: of warps per 16 tokens of a board and block pass, and the
 pipe that each goes to. issue, tensor clk: of the busiest of four schedulers in a block pass of a
 CTA; shared clk: of the SM. A product takes {TENSOR} clocks of a scheduler (data sheet), / {SYNC} by
 mma.sync (reported). decisions/s: on an H100 ({SMS} SMs, {CLOCK / 1e9} GHz, other columns: sm_90's
@@ -137,33 +136,33 @@ def counted(code: Code, shape: Shape, boards: int) -> list[Counted]:
 
 
 def of_pass(code: Code, whole: range, shape: Shape, boards: int) -> Counted:
-    tiles = -(-(shape.cells + 1) // 16)
     weight = dict.fromkeys(whole, 1.0)
+    unused = []  # where scores are not too large: the loop that rescales, which takes more exps
     for loop in code.loops():
         if loop[0] not in whole or loop == whole:
             continue
         tanhs, exps = code.count(loop, "MUFU.TANH"), code.count(loop, "MUFU.EX2")
         if tanhs:
             trips = shape.inner // 2 * boards / tanhs
-        elif exps:
-            trips = tiles // (exps // 8)
+        elif exps % 8 == 0:
+            trips = (tiles_of(shape) - 1) // (exps // 8) if exps else 1  # the last tile is apart
         else:
-            trips = 2 if code.count(loop, "LDGSTS") else 1
+            unused.append(loop)
+            continue
         for i in loop:
             weight[i] *= trips
-    # Where the code asks at every strip whether it is time for a chunk, some strips fetch one.
-    asked = sum(n for i, n in weight.items() if code.instructions[i].op == "LDGDEPBAR")
-    strips = (4 * shape.width + 3 * shape.inner) // 16
-    share = min(1.0, -(-strips // _native.CHUNK) / asked)
     for i in whole:
         skipped = range(i + 1, code.labels.get(code.instructions[i].target, i))
-        if 0 < len(skipped) < 150 and code.count(skipped, "LDGDEPBAR"):
-            for j in skipped:
-                weight[j] *= share
+        if any(loop[0] in skipped for loop in unused):
+            weight |= dict.fromkeys(skipped, 0.0)
     ops: Counter[str] = Counter()
     for i, n in weight.items():
         ops[code.instructions[i].op] += n
     return Counted(dict(ops))
+
+
+def tiles_of(shape: Shape) -> int:
+    return -(-(shape.cells + 1) // 16)
 
 
 def busiest(of_warps: list[float]) -> float:
@@ -176,20 +175,24 @@ def row_of(arch: int, boards: int) -> list[str]:
     decider = Decider(HRMConfig(dtype="bfloat16"))
     shape = decider.shape
     boards, warps, *_ = decider.native.plan(boards, SHARED[arch] * 1024)
-    tiles = -(-(shape.cells + 1) // 16)
-    K = shape.width // shape.heads
-    sizes = f"{shape.width}, {K}, {boards}, {tiles}, {32 * warps}"
+    sizes = (
+        f"{shape.width}, {shape.width // shape.heads}, {boards}, {tiles_of(shape)}, {32 * warps}"
+    )
     code = disassembled(f"decide_kernel<hrm::gpu::BFloat16, {sizes}>", arch)
-    found = counted(code, shape, boards)[0]
+    kinds = counted(code, shape, boards)
+    of_warps = [kinds[0]] * warps
+    if len(kinds) > 1:  # the last tile's boards have a warp each
+        of_warps[-boards:] = [kinds[1]] * boards
     passes = (shape.l_layers * shape.l_cycles + shape.h_layers) * shape.h_cycles * SEGMENTS
-    issue = busiest([found.issued("")] * warps)
-    tensor = busiest([found.issued(PIPES["tensor"])] * warps) * TENSOR
-    shared = found.shared_clocks() * warps
+    issue = busiest([w.issued("") for w in of_warps])
+    tensor = busiest([w.issued(PIPES["tensor"]) * TENSOR for w in of_warps])
+    shared = sum(w.shared_clocks() for w in of_warps)
     limits = {"issue": issue, "tensor": tensor / SYNC, "shared": shared}
     seconds = passes * max(limits.values()) / CLOCK
     usual = passes * max(issue / USUAL, tensor / SYNC, shared) / CLOCK
-    pipes = [found.issued(p) / boards for p in PIPES.values()]
-    whole = found.issued("") / boards
+    parts = boards * tiles_of(shape)
+    pipes = [sum(w.issued(p) for w in of_warps) / parts for p in PIPES.values()]
+    whole = sum(w.issued("") for w in of_warps) / parts
     return [
         str(arch), str(boards), str(warps), str(code.registers), str(code.spilled),
         *(f"{n:.0f}" for n in (whole, *pipes, whole - sum(pipes), issue, tensor, shared)),

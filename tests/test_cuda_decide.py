@@ -176,6 +176,27 @@ def test_two_boards_at_a_time_are_as_one() -> None:
     assert all(map(torch.equal, run(hrm, tokens, seed, 1), run(hrm, tokens, seed, 2)))
 
 
+@pytest.mark.parametrize("shape", ["quick", "published blocks"])
+def test_scores_too_large_to_go_without_a_maximum(shape: str) -> None:
+    """Some exponentials overflow in float32; then the kernel multiplies again."""
+    config = replace(SHAPES[shape], dtype="bfloat16")
+    hrm, counts = build(config, "bfloat16"), [_native.products_on_host()]
+    tokens, seed = draws(hrm, 3)
+    for scale in (1, 15):
+        with torch.no_grad():
+            for name, p in hrm.named_parameters():
+                p.mul_(scale if "qkv" in name else 1)
+        mine = run(hrm, tokens, seed)
+        counts.append(_native.products_on_host())
+    assert DEVICE.type != "cpu" or counts[2] - counts[1] > 1.1 * (counts[1] - counts[0])
+    exact = HRM(replace(config, dtype="float32"))
+    exact.load_state_dict(hrm.state_dict())
+    q, carry = exact.to(DEVICE).double().decide(tokens, Carry(*(z.double() for z in seed)))
+    plain_q, plain = hrm.decide(tokens, seed)
+    right = (q, *carry)
+    assert (squares(mine, right) <= 4 * squares((plain_q, *plain), right)).all()
+
+
 @pytest.mark.parametrize(("shape", "boards"), [("quick", 1), ("published blocks", 2)])
 def test_boards_do_not_see_each_other(shape: str, boards: int) -> None:
     """Five boards are more than two CTAs take at once, and with two at a time one stays alone."""

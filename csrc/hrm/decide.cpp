@@ -20,10 +20,11 @@ void need(const char *name, const void *address, size_t aligned) {
             ": expected an address that " + std::to_string(aligned) + " divides");
 }
 
-// 16 x D weights each: of queries, keys, values and output D / 16, of gate, up and down F / 16.
+// Of 16 x D weights each, in whole chunks: queries, keys, values and output D / 16; gate, up and
+// down F / 16.
 int strips(const DecideShape &shape) {
-    const int all = 4 * shape.width / 16 + 3 * shape.inner / 16;
-    return (all + kChunk - 1) / kChunk * kChunk;
+    const auto whole = [](int count) { return (count + kChunk - 1) / kChunk * kChunk; };
+    return whole(4 * shape.width / 16) + whole(3 * shape.inner / 16);
 }
 
 } // namespace
@@ -91,7 +92,8 @@ DecidePlan plan(const DecideShape &shape, int boards, int shared_limit) {
         const int shared = kStages * kChunk * 16 * shape.width * bytes +
                            count * (inside * state + shape.width * 4);
         const long outside = static_cast<long>(5 - inside) * count * state;
-        return DecidePlan{count, tiles, shared, states_outside, keys_outside, outside};
+        return DecidePlan{count,        tiles,  warps_of(count, tiles), shared, states_outside,
+                          keys_outside, outside};
     };
     const DecidePlan both = laid_out(2, false, false);
     if (two && boards != 1 && both.shared_bytes <= shared_limit)

@@ -1,8 +1,8 @@
 // Whole decisions of many boards in one launch: what the kernel is given, and the way to it.
 //
 // A CTA thinks for one or two boards at a time, from their first segment to their last; a warp owns
-// 16 tokens of each. What belongs to a token stays in that warp's registers; keys and values of all
-// tokens lie in shared memory; weights stream through a ring there, chunk by chunk
+// 16 tokens of each, or of one. What belongs to a token stays in that warp's registers; keys and
+// values of all tokens lie in shared memory; weights stream through a ring there, chunk by chunk
 // (decide_stream.h). States and embedding lie in shared memory where they fit, else in a workspace.
 #pragma once
 
@@ -14,8 +14,24 @@
 namespace hrm {
 
 constexpr int kLargestT = 256;
-constexpr int kChunk = 4;  // strips of 16 x D weights that are fetched at once
-constexpr int kStages = 3; // chunks in shared memory: one is read while two are under way
+
+// What tuning turns; `profiling/sass_report.py` counts what a turn costs.
+constexpr int kChunk = 6;          // strips of 16 x D weights that are fetched at once
+constexpr int kStages = 2;         // chunks in shared memory: one is read, the others are under way
+constexpr int kTurns = kChunk / 3; // times 16 inner columns of SwiGLU in a chunk
+constexpr int kKeys = 3;           // tiles of keys that attention's code has at once
+
+// Warps of a CTA. Of two boards with an odd number of tiles the last tiles go to a warp each: 18
+// parts come to four schedulers as 5 5 4 4, not as 6 4 4 4.
+HOST_DEVICE constexpr int warps_of(int boards, int tiles) {
+    return tiles + (boards == 2 && tiles % 2 ? 1 : 0);
+}
+
+// CTAs that registers shall leave room for, 0: ptxas chooses. Shared memory has no room for a
+// second one of two boards or 9 tiles.
+HOST_DEVICE constexpr int least_ctas(int boards, int tiles) {
+    return boards == 2 || tiles == 9 ? 1 : 0;
+}
 
 // Sizes of a model; words as in layout.h.
 struct DecideShape {
@@ -29,7 +45,8 @@ struct DecideShape {
 
 // How a batch is laid out on a GPU.
 struct DecidePlan {
-    int boards, warps, shared_bytes;   // of a CTA
+    int boards, tiles;                 // of a CTA; 16s of a board's tokens
+    int warps, shared_bytes;           // of a CTA
     bool states_outside, keys_outside; // in the workspace: shared memory is too small
     long workspace_bytes;              // of a CTA
 };
@@ -41,7 +58,7 @@ struct DecideArgs {
     const float *table;    // [1 + V, D] puzzle token and embeddings, times their scale
     const float *position; // [T, D] times the scale, or null
     const float *head;     // [A, D]
-    const float *rope;     // [T, K / 2, 2] cos, sin, or null
+    const float *rope;     // [16 tiles, K / 2, 2] cos, sin, or null
     // the batch
     int size;
     const uint8_t *tokens; // [B, cells]

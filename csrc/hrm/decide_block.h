@@ -15,10 +15,12 @@ constexpr float kLog2E = 1.44269504088896341F;
 
 // Where a thread stands, and what it shares with others.
 template <typename E> struct Place {
-    int tile, tiles, T;     // the warp's 16 tokens; of how many 16s; how many are tokens
-    int F;                  // inner width
-    const float4 *rope;     // [T, K / 4] (cos, sin) of two pairs, or null
-    Tile<E> *keys, *values; // [boards, heads, tiles, K / 16, lane]: token, column; column, token
+    int tile, tiles, T; // the warp's 16 tokens; of how many 16s; how many are tokens
+    int board, boards;  // its first board, and how many
+    int F;              // inner width
+    const float4 *rope; // [T, K / 4] (cos, sin) of two pairs, or null
+    // its boards' [heads, tiles, K / 16, lane]: token, column; column, token
+    Tile<E> *keys, *values;
 };
 
 template <int N> __device__ inline void clear(Sum (&x)[N]) {
@@ -101,7 +103,7 @@ template <typename E, int N> __device__ inline void rms_norm(Tile<E> (&x)[N], Su
             scale[row_half(i)] += y[j].at[i] * y[j].at[i];
 #pragma unroll
     for (int r = 0; r < 2; ++r)
-        scale[r] = 1.0F / sqrtf(row_sum(scale[r]) / (16 * N) + kRmsEps);
+        scale[r] = E::rsqrt(row_sum(scale[r]) / (16 * N) + kRmsEps);
     multiply_rows(y, scale);
 #pragma unroll
     for (int j = 0; j < N; ++j)
@@ -115,12 +117,12 @@ __device__ inline void rope(Sum (&x)[N][B], const Place<E> &at) {
     if (!at.rope)
         return;
     const int lane = lane_of_thread();
+    const float4 *const angles = at.rope + (at.tile * 16 + lane / 4) * (N * 4) + lane % 4;
 #pragma unroll
     for (int n = 0; n < N; ++n)
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            const int row = at.tile * 16 + lane / 4 + 8 * r, token = row < at.T ? row : at.T - 1;
-            const float4 angle = __ldg(at.rope + (token * N + n) * 4 + lane % 4);
+            const float4 angle = __ldg(angles + 8 * r * (N * 4) + 4 * n);
 #pragma unroll
             for (int b = 0; b < B; ++b) {
                 float *low = x[n / 2][b].at + n % 2 * 4 + 2 * r;
@@ -135,9 +137,9 @@ __device__ inline void rope(Sum (&x)[N][B], const Place<E> &at) {
 }
 
 // Writes the keys and values of the warp's tokens, all heads'; keeps the queries.
-template <typename E, int D, int K, int B>
-__device__ inline void project(Tile<E> (&q)[B][D / 16], const Tile<E> (&x)[B][D / 16],
-                               Stream<E, D> &stream, const Place<E> &at) {
+template <typename E, int D, int K, int B, typename S>
+__device__ inline void project(Tile<E> (&q)[B][D / 16], const Tile<E> (&x)[B][D / 16], S &stream,
+                               const Place<E> &at) {
     constexpr int N = K / 16;
     const int lane = lane_of_thread(), board = at.tiles * (D / 16 * 32);
 #pragma unroll
@@ -188,14 +190,23 @@ __device__ inline Sum scores(const Tile<E> *q, const Tile<E> *keys, int tile, in
     return s;
 }
 
-// q becomes softmax(q k^T / sqrt(K)) v, MOST tiles of keys at a time, what was summed before
-// rescaled to the new maximum. TILES: the board's number of tiles, 0 where it is not known.
+// q = o / total, row by row.
+template <typename E, int N>
+__device__ inline void divide(Tile<E> *q, Sum (&o)[N], const float (&total)[2]) {
+    const float by[2] = {E::divide(1.0F, total[0]), E::divide(1.0F, total[1])};
+    multiply_rows(o, by);
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+        q[i] = pack<E>(o[i]);
+}
+
+// q becomes softmax(q k^T scale) v, MOST tiles of keys at a time, what was summed before rescaled
+// to the new maximum. TILES: the board's number of tiles, 0 where it is not known.
 template <typename E, int K, int TILES, int MOST>
-__device__ inline void attend(Tile<E> *q, const Tile<E> *keys, const Tile<E> *values, int tiles,
-                              int T) {
+__device__ inline void attend_shifted(Tile<E> *q, const Tile<E> *keys, const Tile<E> *values,
+                                      int tiles, int T, float scale) {
     constexpr int N = K / 16;
-    constexpr bool kWhole = TILES && TILES % MOST == 0;
-    const float scale = kLog2E / sqrtf(K);
+    constexpr bool kWhole = TILES ? TILES % MOST == 0 : MOST == 1;
     Sum o[N];
     clear(o);
     float most[2] = {-INFINITY, -INFINITY}, total[2] = {};
@@ -237,16 +248,66 @@ __device__ inline void attend(Tile<E> *q, const Tile<E> *keys, const Tile<E> *va
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r)
-        total[r] = 1.0F / row_sum(total[r]);
-    multiply_rows(o, total);
-#pragma unroll
-    for (int i = 0; i < N; ++i)
-        q[i] = pack<E>(o[i]);
+        total[r] = row_sum(total[r]);
+    divide(q, o, total);
 }
 
-template <typename E, int D, int K, int B, int TILES>
-__device__ inline void attention_block(Tile<E> (&x)[B][D / 16], Stream<E, D> &stream,
-                                       const Place<E> &at) {
+// Adds one tile of keys to what softmax sums, shifted by nothing.
+template <typename E, int N>
+__device__ inline void attend_tile(Sum (&o)[N], float (&total)[2], const Tile<E> *q,
+                                   const Tile<E> *keys, const Tile<E> *values, int tile, int T) {
+    Sum s = scores<E, N>(q, keys, tile, T);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        s.at[i] = E::exp2(s.at[i]);
+        total[row_half(i)] += s.at[i];
+    }
+    const Tile<E> p = pack<E>(s);
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+        product(o[i], p, values[(tile * N + i) * 32]);
+}
+
+// The same without looking for a maximum, where no row's sum comes near the ends of float32's
+// range: else false, and q as it was.
+template <typename E, int K, int TILES>
+__device__ inline bool attend_unshifted(Tile<E> *q, const Tile<E> *keys, const Tile<E> *values,
+                                        int tiles, int T) {
+    constexpr int N = K / 16;
+    constexpr float kLeast = 0x1p-96F, kMost = 0x1p96F;
+    Sum o[N];
+    clear(o);
+    float total[2] = {};
+    const int last = (TILES ? TILES : tiles) - 1; // the one that may be short
+#pragma unroll(TILES ? kKeys : 1)
+    for (int tile = 0; tile < last; ++tile)
+        attend_tile<E, N>(o, total, q, keys, values, tile, (tile + 1) * 16);
+    attend_tile<E, N>(o, total, q, keys, values, last, T);
+    bool fits = true;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        total[r] = row_sum(total[r]);
+        fits = fits && total[r] > kLeast && total[r] < kMost;
+    }
+    if (!__all_sync(kAllLanes, fits))
+        return false;
+    divide(q, o, total);
+    return true;
+}
+
+template <typename E, int K, int TILES>
+__device__ inline void attend(Tile<E> *q, const Tile<E> *keys, const Tile<E> *values, int tiles,
+                              int T) {
+    if constexpr (E::kFolded) {
+        if (!attend_unshifted<E, K, TILES>(q, keys, values, tiles, T))
+            attend_shifted<E, K, TILES, 1>(q, keys, values, tiles, T, 1.0F);
+    } else {
+        attend_shifted<E, K, TILES, 4>(q, keys, values, tiles, T, kLog2E / sqrtf(K));
+    }
+}
+
+template <typename E, int D, int K, int B, int TILES, typename S>
+__device__ inline void attention_block(Tile<E> (&x)[B][D / 16], S &stream, const Place<E> &at) {
     constexpr int N = K / 16;
     Tile<E> q[B][D / 16];
     project<E, D, K, B>(q, x, stream, at);
@@ -257,8 +318,8 @@ __device__ inline void attention_block(Tile<E> (&x)[B][D / 16], Stream<E, D> &st
 #pragma unroll
         for (int head = 0; head < D / K; ++head) {
             const int there = (b * (D / K) + head) * at.tiles * (N * 32) + lane;
-            attend<E, K, TILES, TILES == 9 ? 3 : 4>(&q[b][head * N], at.keys + there,
-                                                    at.values + there, at.tiles, at.T);
+            attend<E, K, TILES>(&q[b][head * N], at.keys + there, at.values + there, at.tiles,
+                                at.T);
         }
     Sum y[B][D / 16];
     unpack_all<E>(y, x);
@@ -270,30 +331,41 @@ __device__ inline void attention_block(Tile<E> (&x)[B][D / 16], Stream<E, D> &st
             o[b] = q[b][j];
         inputs(y, o, stream.strip());
     }
+    stream.end_part();
 #pragma unroll
     for (int b = 0; b < B; ++b)
         rms_norm<E>(x[b], y[b]);
 }
 
-template <typename E, int D, int B>
-__device__ inline void swiglu_block(Tile<E> (&x)[B][D / 16], Stream<E, D> &stream, int F) {
+// y[b] += down (silu(gate x[b]) * up x[b]), 16 inner columns.
+template <typename E, int D, int B, typename S>
+__device__ inline void swiglu_turn(Sum (&y)[B][D / 16], const Tile<E> (&x)[B][D / 16], S &stream) {
+    Sum gate[B], up[B];
+    clear(gate);
+    outputs(gate, x, stream.strip());
+    clear(up);
+    outputs(up, x, stream.strip());
+    Tile<E> h[B];
+#pragma unroll
+    for (int b = 0; b < B; ++b) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+            up[b].at[i] *= E::silu(gate[b].at[i]);
+        h[b] = pack<E>(up[b]);
+    }
+    inputs(y, h, stream.strip());
+}
+
+template <typename E, int D, int B, typename S>
+__device__ inline void swiglu_block(Tile<E> (&x)[B][D / 16], S &stream, int F) {
     Sum y[B][D / 16];
     unpack_all<E>(y, x);
-    for (int f = 0; f < F; f += 16) {
-        Sum gate[B], up[B];
-        clear(gate);
-        outputs(gate, x, stream.strip());
-        clear(up);
-        outputs(up, x, stream.strip());
-        Tile<E> h[B];
+#pragma unroll 1
+    for (int f = 0; f < F; f += 16 * kTurns) { // past F there are zeros until the chunk ends
 #pragma unroll
-        for (int b = 0; b < B; ++b) {
-#pragma unroll
-            for (int i = 0; i < 8; ++i)
-                up[b].at[i] *= E::silu(gate[b].at[i]);
-            h[b] = pack<E>(up[b]);
-        }
-        inputs(y, h, stream.strip());
+        for (int turn = 0; turn < kTurns; ++turn)
+            swiglu_turn<E, D>(y, x, stream);
+        stream.end_part();
     }
 #pragma unroll
     for (int b = 0; b < B; ++b)

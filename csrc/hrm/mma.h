@@ -5,7 +5,9 @@
 //                                     pair[2] row g + 8                       pair[3] columns + 8
 //
 // Two element types: bfloat16 (tensor cores, sums in float32), and float32 by shuffles, a sum in
-// the order of its terms, slow on a GPU: it is there to check the rest.
+// the order of its terms, slow on a GPU: it is there to check the rest. kFolded: weights hold
+// factors
+// (`block_factors` in backends/cuda.py), so that scores need no scale and silu is given x / 2.
 #pragma once
 
 #include "common/cuda.h"
@@ -38,11 +40,14 @@ template <typename E> struct alignas(16) Tile {
 struct Float32 {
     using Pair = float2;
     using Number = float;
+    static constexpr bool kFolded = false;
     static __device__ inline Pair pack(float first, float second) {
         return make_float2(first, second);
     }
     static __device__ inline float2 unpack(Pair pair) { return pair; }
     static __device__ inline float exp2(float x) { return exp2f(x); }
+    static __device__ inline float divide(float x, float y) { return x / y; }
+    static __device__ inline float rsqrt(float x) { return 1.0F / sqrtf(x); }
     static __device__ inline float silu(float x) { return x / (1.0F + expf(-x)); }
 };
 
@@ -50,6 +55,7 @@ struct Float32 {
 struct BFloat16 {
     using Pair = uint32_t; // the first number in the lower half
     using Number = uint16_t;
+    static constexpr bool kFolded = true;
     static __device__ inline Pair pack(float first, float second) {
 #ifdef __CUDACC__
         Pair pair;
@@ -65,7 +71,7 @@ struct BFloat16 {
         memcpy(&both, bits, sizeof both);
         return both;
     }
-    // Relative error 2^-22 on a GPU, far below a bfloat16's 2^-9.
+    // Relative errors of at most 2^-22 on a GPU, far below a bfloat16's 2^-9.
     static __device__ inline float exp2(float x) {
 #ifdef __CUDACC__
         float y;
@@ -75,12 +81,27 @@ struct BFloat16 {
         return exp2f(x);
 #endif
     }
+    static __device__ inline float divide(float x, float y) {
+#ifdef __CUDACC__
+        float inverse;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(y));
+        return x * inverse;
+#else
+        return x / y;
+#endif
+    }
+    static __device__ inline float rsqrt(float x) {
+#ifdef __CUDACC__
+        float y;
+        asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+        return y;
+#else
+        return 1.0F / sqrtf(x);
+#endif
+    }
     // x sigmoid(x) = x/2 (1 + tanh(x/2)): one special-function instruction instead of two. The
     // tanh's relative error is at most 2^-11, so this is off by at most |x| 2^-12.
-    static __device__ inline float silu(float x) {
-        const float half = 0.5F * x;
-        return half + half * tanh(half);
-    }
+    static __device__ inline float silu(float half) { return half + half * tanh(half); }
 
   private:
     static __device__ inline float tanh(float x) {

@@ -17,12 +17,14 @@ tensors the kernel's own source runs on the host, thread by thread: for tests.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hrm_fast.backends.plain import Plain
 from hrm_fast.backends.shape import Keep, Shape, Start, shape_of
@@ -56,7 +58,8 @@ class Decider:
         rope = rope_tables(config)
         self.rope = None if rope is None else _angles(rope)
         self.order = block_order(self.shape)
-        self._moved: dict[torch.device, tuple[Tensor, Tensor | None]] = {}
+        self.factors = block_factors(self.shape) if is_bf16 else None
+        self._moved: dict[torch.device, tuple[Tensor, Tensor | None, Tensor | None]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Decider:
         return self  # it holds nothing of a model
@@ -73,10 +76,12 @@ class Decider:
         position = rest.pop(0) if shape.learned else None
         puzzle, *blocks, head = rest
         scale = (shape.width / 2 if shape.learned else shape.width) ** 0.5
-        flat = torch.cat([w.reshape(-1) for w in blocks]).to(self.dtype)
-        flat = flat.view(shape.l_layers + shape.h_layers, -1)
+        order, factors, _ = self._on(embed.device)
+        flat = torch.cat([w.reshape(-1) for w in blocks]).view(shape.l_layers + shape.h_layers, -1)
+        if factors is not None:
+            flat = flat * factors
         return Packed(
-            flat.index_select(1, self._on(embed.device)[0]),
+            pad(flat.to(self.dtype), (0, 1)).index_select(1, order),
             torch.cat((puzzle.unsqueeze(0), embed)) * scale,
             None if position is None else position * scale,
             head.contiguous(),
@@ -116,9 +121,10 @@ class Decider:
         boards, warps, used, outside = self.native.plan(wanted, machine.shared)
         ctas = max(1, min(machine.ctas(warps, used), -(-B // boards)))
         workspace = torch.empty(ctas * outside, dtype=torch.uint8, device=device)
-        _, rope = self._on(device)
+        rope = self._on(device)[2]
 
-        of_z, f32, angles = (self.dtype, B, T, D), torch.float32, (T, D // shape.heads // 2, 2)
+        of_z, f32 = (self.dtype, B, T, D), torch.float32
+        angles = (-(-T // 16) * 16, D // shape.heads // 2, 2)
         at = partial(ptr, device=device)
         with torch.cuda.device(device if device.type == "cuda" else -1):  # -1: as it is
             self.native.decide(
@@ -163,11 +169,11 @@ class Decider:
             return z
         return z.clone(memory_format=torch.contiguous_format)  # contiguous() may be z itself
 
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """The order of a block's weights and the angles, there."""
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The order of a block's weights, their factors and the angles, there."""
         if device not in self._moved:
-            rope = None if self.rope is None else self.rope.to(device)
-            self._moved[device] = self.order.to(device), rope
+            tables = (None if t is None else t.to(device) for t in (self.factors, self.rope))
+            self._moved[device] = self.order.to(device), *tables
         return self._moved[device]
 
 
@@ -213,7 +219,7 @@ class Cuda:
 
 
 def block_order(shape: Shape) -> Tensor:
-    """Index of each packed number among a block's (qkv, out, gate_up, down), int32 [n].
+    """Index of each packed number among a block's (qkv, out, gate_up, down, a zero), int32 [n].
 
     Strips of D / 16 tiles as csrc/hrm/decide_stream.h orders them, then whole chunks; in a tile
     the four pairs of each lane as csrc/hrm/mma.h lays them out.
@@ -239,11 +245,22 @@ def block_order(shape: Shape) -> Tensor:
         for part in (D, 0, 2 * D):  # keys, queries, values
             strips += [outputs(0, part + head + i) for i in range(0, K, 16)]
     strips += [inputs(out, i, D) for i in range(0, D, 16)]
+    zeros = torch.full_like(strips[0], 4 * D * D + 3 * F * D)
+    strips += [zeros] * (-len(strips) % _native.CHUNK)
     for f in range(0, F, 16):
         strips += [outputs(gate_up, f), outputs(gate_up, F + f), inputs(down, f, F)]
-    while len(strips) % _native.CHUNK:
-        strips.append(torch.zeros_like(strips[0]))
+    strips += [zeros] * (-len(strips) % _native.CHUNK)
     return torch.stack(strips).flatten().int()
+
+
+def block_factors(shape: Shape) -> Tensor:
+    """What the bfloat16 kernel leaves to a block's weights (qkv, out, gate_up, down), float32 [n]:
+    scores come to the base 2, scaled, and silu is given half of a gate."""
+    D, F, K = shape.width, shape.inner, shape.width // shape.heads
+    factors = torch.ones(4 * D * D + 3 * F * D, dtype=torch.float32, device=CPU)
+    factors[: D * D] = 1 / (math.log(2) * math.sqrt(K))
+    factors[4 * D * D :][: F * D] = 0.5
+    return factors
 
 
 def unusable(device: torch.device | None = None) -> str | None:
@@ -287,7 +304,8 @@ def machine_of(device: torch.device) -> Machine:
 
 
 def _angles(rope: Rope) -> Tensor:
-    """float32 [T, K / 2, 2]: cos and sin of each pair; the tables hold them twice."""
+    """float32 [16 n, K / 2, 2]: cos and sin of each pair, whole tiles of tokens; the tables hold
+    them twice."""
     cos, sin = (x.detach().float().cpu().squeeze(1) for x in rope)
-    half = cos.shape[1] // 2
-    return torch.stack((cos[:, :half], sin[:, half:]), -1).contiguous()
+    T, half = len(cos), cos.shape[1] // 2
+    return pad(torch.stack((cos[:, :half], sin[:, half:]), -1), (0, 0, 0, 0, 0, -T % 16))
