@@ -125,7 +125,7 @@ class Decider:
         table: int,  # read, float32 [1 + V, D]
         position: int,  # read, float32 [T, D]; 0: none
         head: int,  # read, float32 [A, D]
-        rope: int,  # read, float32 [T to a multiple of 16, K / 2, 2]: cos, sin; 0: none
+        rope: int,  # read, float32 [T to a multiple of 16, K / 2, 2]: cos, sin
         size: int,
         tokens: int,  # read, uint8 [B, cells]; a code beyond the vocabulary makes its board NaN
         z_H: int,  # read, E [B, T, D], `board` and `token` numbers apart, both even

@@ -57,15 +57,16 @@ void check(const DecideShape &s, const DecideArgs &a) {
     need("weights", a.weights, 16);
     need("table", a.table, 4);
     need("head", a.head, 4);
+    need("rope", a.rope, 16);
     need("tokens", a.tokens, 1);
     need("z_H", a.z_H, pair);
     need("z_L", a.z_L, pair);
     if (!a.q || !a.new_H)
         require("results", 0, a.q || a.new_H, "q or the states");
-    const void *const optional[] = {a.rope, a.workspace, a.new_H, a.new_L, a.q, a.position, a.read};
-    const char *const names[] = {"rope", "workspace", "new_H", "new_L", "q", "position", "read"};
-    const size_t aligned[] = {16, 16, pair, pair, 4, 4, 4};
-    for (int i = 0; i < 7; ++i)
+    const void *const optional[] = {a.workspace, a.new_H, a.new_L, a.q, a.position, a.read};
+    const char *const names[] = {"workspace", "new_H", "new_L", "q", "position", "read"};
+    const size_t aligned[] = {16, pair, pair, 4, 4, 4};
+    for (int i = 0; i < 6; ++i)
         if (optional[i])
             need(names[i], optional[i], aligned[i]);
     if (!a.new_H != !a.new_L)

@@ -58,7 +58,7 @@ struct DecideArgs {
     const float *table;    // [1 + V, D] puzzle token and embeddings, times their scale
     const float *position; // [T, D] times the scale, or null
     const float *head;     // [A, D]
-    const float *rope;     // [16 tiles, K / 2, 2] cos, sin, or null
+    const float *rope;     // [16 tiles, K / 2, 2] cos, sin
     // the batch
     int size;
     const uint8_t *tokens; // [B, cells]

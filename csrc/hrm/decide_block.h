@@ -18,7 +18,7 @@ template <typename E> struct Place {
     int tile, tiles, T; // the warp's 16 tokens; of how many 16s; how many are tokens
     int board, boards;  // its first board, and how many
     int F;              // inner width
-    const float4 *rope; // [T, K / 4] (cos, sin) of two pairs, or null
+    const float4 *rope; // [T, K / 4] (cos, sin) of two pairs
     // its boards' [heads, tiles, K / 16, lane]: token, column; column, token
     Tile<E> *keys, *values;
 };
@@ -47,18 +47,6 @@ __device__ inline void outputs(Sum (&y)[B], const Tile<E> (&x)[B][N], const Tile
 #pragma unroll
         for (int b = 0; b < B; ++b)
             product(y[b], x[b][j], w);
-    }
-}
-
-// The same with tokens as columns.
-template <typename E, int B, int N>
-__device__ inline void outputs_turned(Sum (&y)[B], const Tile<E> (&x)[B][N], const Tile<E> *strip) {
-#pragma unroll
-    for (int j = 0; j < N; ++j) {
-        const Tile<E> w = strip[32 * j];
-#pragma unroll
-        for (int b = 0; b < B; ++b)
-            product(y[b], w, x[b][j]);
     }
 }
 
@@ -114,8 +102,6 @@ template <typename E, int N> __device__ inline void rms_norm(Tile<E> (&x)[N], Su
 // the first half and their partners in the second are n and n + N.
 template <typename E, int B, int N>
 __device__ inline void rope(Sum (&x)[N][B], const Place<E> &at) {
-    if (!at.rope)
-        return;
     const int lane = lane_of_thread();
     const float4 *const angles = at.rope + (at.tile * 16 + lane / 4) * (N * 4) + lane % 4;
 #pragma unroll
@@ -136,6 +122,8 @@ __device__ inline void rope(Sum (&x)[N][B], const Place<E> &at) {
         }
 }
 
+enum Part { kToKeys, kToQueries, kToValues };
+
 // Writes the keys and values of the warp's tokens, all heads'; keeps the queries.
 template <typename E, int D, int K, int B, typename S>
 __device__ inline void project(Tile<E> (&q)[B][D / 16], const Tile<E> (&x)[B][D / 16], S &stream,
@@ -146,29 +134,27 @@ __device__ inline void project(Tile<E> (&q)[B][D / 16], const Tile<E> (&x)[B][D 
     for (int head = 0; head < D / K; ++head) {
         const int there = (head * at.tiles + at.tile) * (N * 32) + lane;
 #pragma unroll
-        for (int keys = 0; keys < 2; ++keys) { // then the queries
+        for (const Part part : {kToKeys, kToValues, kToQueries}) {
             Sum y[N][B];
 #pragma unroll
             for (int i = 0; i < N; ++i) {
                 clear(y[i]);
                 outputs(y[i], x, stream.strip());
             }
-            rope<E, B, N>(y, at);
+            if (part != kToValues)
+                rope<E, B, N>(y, at);
 #pragma unroll
             for (int i = 0; i < N; ++i)
 #pragma unroll
-                for (int b = 0; b < B; ++b)
-                    (keys == 0 ? at.keys[b * board + there + i * 32] : q[b][head * N + i]) =
-                        pack<E>(y[i][b]);
-        }
-#pragma unroll
-        for (int i = 0; i < N; ++i) {
-            Sum y[B];
-            clear(y);
-            outputs_turned(y, x, stream.strip());
-#pragma unroll
-            for (int b = 0; b < B; ++b)
-                at.values[b * board + there + i * 32] = pack<E>(y[b]);
+                for (int b = 0; b < B; ++b) {
+                    const Tile<E> made = pack<E>(y[i][b]);
+                    if (part == kToKeys)
+                        at.keys[b * board + there + i * 32] = made;
+                    else if (part == kToQueries)
+                        q[b][head * N + i] = made;
+                    else
+                        at.values[b * board + there + i * 32] = transposed(made);
+                }
         }
     }
 }

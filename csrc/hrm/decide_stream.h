@@ -1,7 +1,7 @@
 // The weights' way from global memory through shared memory into a warp's registers.
 //
 // A strip is 16 x D weights, D / 16 tiles in the layout of mma.h. Strips come in the order in which
-// a block uses them: of each head the keys' K / 16, the queries' and the values', then the
+// a block uses them: of each head the keys' K / 16, the values' and the queries', then the
 // output's, then zeros until the next whole chunk; of every 16 inner columns gate, up and down,
 // then zeros. L's blocks lie in front of H's. All warps read the same strip at about the same time;
 // there is one barrier per chunk. The stream runs on over blocks, calls, segments and boards.

@@ -146,6 +146,38 @@ template <typename E> __device__ inline Sum unpack(const Tile<E> &x) {
     return y;
 }
 
+// The 8 x 8 numbers that the lanes' pairs are, transposed.
+__device__ inline float2 transposed(float2 pair) {
+    const int lane = lane_of_thread(), from = lane % 4 * 8 + lane / 8;
+    float2 turned;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const float x = __shfl_sync(kAllLanes, pair.x, from + 4 * i);
+        const float y = __shfl_sync(kAllLanes, pair.y, from + 4 * i);
+        (i ? turned.y : turned.x) = lane / 4 % 2 ? y : x;
+    }
+    return turned;
+}
+
+__device__ inline uint32_t transposed(uint32_t pair) {
+    uint32_t turned = 0;
+#ifdef __CUDACC__
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(pair));
+#else
+    const int lane = lane_of_thread(), from = lane % 4 * 8 + lane / 8;
+    for (int i = 0; i < 2; ++i) {
+        const uint32_t both = __shfl_sync(kAllLanes, pair, from + 4 * i);
+        turned |= (lane / 4 % 2 ? both >> 16 : both & 0xFFFFU) << 16 * i;
+    }
+#endif
+    return turned;
+}
+
+template <typename E> __device__ inline Tile<E> transposed(const Tile<E> &x) {
+    return {{transposed(x.pair[0]), transposed(x.pair[2]), transposed(x.pair[1]),
+             transposed(x.pair[3])}};
+}
+
 #ifndef __CUDACC__
 // What the lanes bring to an m16n8k16 product, and then take away.
 template <typename E> struct Operands {

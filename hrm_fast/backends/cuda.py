@@ -55,11 +55,10 @@ class Decider:
         sizes = self.shape._asdict()
         del sizes["learned"]
         self.native = _native.Decider(**sizes, bf16=is_bf16)
-        rope = rope_tables(config)
-        self.rope = None if rope is None else _angles(rope)
+        self.rope = _angles(self.shape, rope_tables(config))
         self.order = block_order(self.shape)
         self.factors = block_factors(self.shape) if is_bf16 else None
-        self._moved: dict[torch.device, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+        self._moved: dict[torch.device, tuple[Tensor, Tensor | None, Tensor]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Decider:
         return self  # it holds nothing of a model
@@ -124,14 +123,13 @@ class Decider:
         rope = self._on(device)[2]
 
         of_z, f32 = (self.dtype, B, T, D), torch.float32
-        angles = (-(-T // 16) * 16, D // shape.heads // 2, 2)
         at = partial(ptr, device=device)
         with torch.cuda.device(device if device.type == "cuda" else -1):  # -1: as it is
             self.native.decide(
                 stream=machine.stream, boards=boards, shared_limit=machine.shared, ctas=ctas,
                 workspace=at("workspace", workspace, torch.uint8, ctas * outside),
                 **self._addresses(packed),
-                rope=ptr_or_null("rope", rope, f32, *angles, device=device),
+                rope=at("rope", rope, f32, *rope.shape),
                 size=B, tokens=at("tokens", tokens, torch.uint8, B, shape.cells),
                 z_H=at("z_H", z_H, *of_z, strided=True), z_L=at("z_L", z_L, *of_z, strided=True),
                 board=z_H.stride(0), token=z_H.stride(1),
@@ -169,11 +167,11 @@ class Decider:
             return z
         return z.clone(memory_format=torch.contiguous_format)  # contiguous() may be z itself
 
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
         """The order of a block's weights, their factors and the angles, there."""
         if device not in self._moved:
-            tables = (None if t is None else t.to(device) for t in (self.factors, self.rope))
-            self._moved[device] = self.order.to(device), *tables
+            factors = None if self.factors is None else self.factors.to(device)
+            self._moved[device] = self.order.to(device), factors, self.rope.to(device)
         return self._moved[device]
 
 
@@ -242,7 +240,7 @@ def block_order(shape: Shape) -> Tensor:
 
     strips = []
     for head in range(0, D, K):
-        for part in (D, 0, 2 * D):  # keys, queries, values
+        for part in (D, 2 * D, 0):  # keys, values, queries
             strips += [outputs(0, part + head + i) for i in range(0, K, 16)]
     strips += [inputs(out, i, D) for i in range(0, D, 16)]
     zeros = torch.full_like(strips[0], 4 * D * D + 3 * F * D)
@@ -303,9 +301,12 @@ def machine_of(device: torch.device) -> Machine:
     )
 
 
-def _angles(rope: Rope) -> Tensor:
-    """float32 [16 n, K / 2, 2]: cos and sin of each pair, whole tiles of tokens; the tables hold
-    them twice."""
-    cos, sin = (x.detach().float().cpu().squeeze(1) for x in rope)
-    T, half = len(cos), cos.shape[1] // 2
-    return pad(torch.stack((cos[:, :half], sin[:, half:]), -1), (0, 0, 0, 0, 0, -T % 16))
+def _angles(shape: Shape, rope: Rope | None) -> Tensor:
+    """float32 [16 n, K / 2, 2]: cos and sin of each pair, whole tiles of tokens; 1 and 0 without
+    rotation. The tables hold them twice."""
+    T, half = shape.cells + 1, shape.width // shape.heads // 2
+    one = torch.ones(T, half, dtype=torch.float32, device=CPU)
+    cos, sin = one, 0 * one
+    if rope is not None:
+        cos, sin = (x.detach().float().cpu().squeeze(1)[:, half:] for x in rope)
+    return pad(torch.stack((cos, sin), -1), (0, 0, 0, 0, 0, -T % 16))
