@@ -169,7 +169,10 @@ class HRM(Weights):
         """(halt, continue) logits float32 [B, 2], read from z_H of the puzzle token.
 
         Read from `think`'s carry, their loss trains the body too; `segment`'s is detached.
+        ValueError: the model has no such head.
         """
+        if not self.config.halting:
+            raise ValueError("halting is False: expected True, for halt logits")
         return self.halt_head(carry.z_H[:, 0].to(self.halt_head.weight.dtype))
 
     def _until_halted(self, carry: Carry, tokens: Tensor) -> Carry:
@@ -189,28 +192,32 @@ class HRM(Weights):
         if B == 0:
             raise ValueError("tokens has no boards: expected at least one for a loss")
         of_y = (B,) if weight is None else (B, self.config.cells)
-        numbers = {torch.float32, self.q_head.dtype}
-        for name, x, dtypes, shape in (
-            ("a_tm1", a_tm1, {torch.int64}, (B,)),
-            ("target", target, numbers, of_y),
-            ("weight", weight, numbers, of_y),
-        ):
-            if x is not None and (x.dtype not in dtypes or x.shape != shape):
-                right = " or ".join(sorted(map(str, dtypes)))
-                raise ValueError(
-                    f"{name} is {x.dtype} {list(x.shape)}: expected {right} {list(shape)}"
-                )
+        self._check("a_tm1", a_tm1, {torch.int64}, B)
+        for name, y in (("target", target), ("weight", weight)):
+            if y is not None:
+                self._check(name, y, {torch.float32, self.q_head.dtype}, *of_y)
+
+    def _check(self, name: str, x: Tensor, dtypes: set[torch.dtype], *shape: int) -> None:
+        if x.dtype not in dtypes or x.shape != shape or x.device != self.q_head.device:
+            right = " or ".join(sorted(map(str, dtypes)))
+            raise ValueError(
+                f"{name} is {x.dtype} {list(x.shape)} on {x.device}: "
+                f"expected {right} {list(shape)} on {self.q_head.device}"
+            )
 
     def inputs(self, carry: Carry, tokens: Tensor) -> Start:
-        """What a back end is given beside the parameters. ValueError: boards of another shape."""
-        expected = (len(carry.z_H), self.config.cells)
-        if tokens.dtype != torch.uint8 or tokens.shape != expected:
-            raise ValueError(
-                f"tokens is {tokens.dtype} {list(tokens.shape)}: "
-                f"expected torch.uint8 {list(expected)}"
-            )
+        """What a back end is given beside the parameters. ValueError: boards or states of another
+        dtype, shape or device."""
+        B = len(carry.z_H)
+        self._check("tokens", tokens, {torch.uint8}, B, self.config.cells)
+        for name, z in zip(("z_H", "z_L"), carry, strict=True):
+            self._check(name, z, {self.dtype}, B, self.config.tokens, self.config.width)
         read = self.read_at(tokens)
-        return self.shown(tokens), *carry, None if read is None else read.to(torch.int32)
+        return (
+            self.shown(tokens).contiguous(),
+            *carry,
+            None if read is None else read.to(torch.int32),
+        )
 
     @property
     def backend(self) -> Backend:

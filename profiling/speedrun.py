@@ -28,7 +28,7 @@ from profiling.train_peers import forward_flops
 from train import cli
 from train import config as configs
 from train.config import PRESETS, Config, maze_of, require
-from train.episodes import greedy, shortest_path_walker
+from train.episodes import agent, shortest_path_walker
 from train.evaluate import SELECTION_SEED, Result, rollout
 from train.files.agents import RESULTS
 from train.files.checkpoint import load
@@ -81,7 +81,7 @@ def measure(folder: Path, method: str) -> Row:
         row[f"seconds to {share} %"] = "" if there is None else f"{there.seconds:.1f}"
         row[f"transitions to {share} %"] = "" if there is None else there.transitions
     row["seconds in all"] = f"{curve[-1].seconds:.1f}"
-    row["success"] = rollout(spec, greedy(hrm, EPISODES), EPISODES, EVALUATION_SEED, device).success
+    row["success"] = rollout(spec, agent(hrm, EPISODES), EPISODES, EVALUATION_SEED, device).success
     row["walker on the same"] = walk(config, EPISODES, EVALUATION_SEED).success
     row["flops of a decision"] = config.hrm.segments * forward_flops(config.hrm)
     return {name: str(row[name]) for name in COLUMNS}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ with contextlib.suppress(ImportError):  # before anything imports triton: it cho
 
 if "OMP_NUM_THREADS" not in os.environ:  # tiny models: a second thread would mostly wait
     torch.set_num_threads(1)
+
+# begun by nohup, what the tests start would ignore the signal too, and never end by it
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # torch asks the processor, not this variable, whether bfloat16 may be packed, and then fails
 if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):

@@ -17,7 +17,7 @@ from train.analyse import __main__ as analyse
 from train.analyse import convergence, curve, study
 from train.analyse.study import Analyse, move_goal, think, to_references
 from train.config import SEED_LIMIT, Config, fit_model_to_board
-from train.episodes import greedy
+from train.episodes import agent
 from train.evaluate import rollout
 from train.files import checkpoint
 
@@ -179,7 +179,7 @@ def test_a_walk_is_a_plain_loop_over_mazes(spec, mode, monkeypatch):
 
 def test_as_many_are_solved_as_evaluate_says():
     hrm, options = tiny(), Analyse(Path(), mazes=64, seed=2)
-    said = rollout(SPEC, greedy(hrm, 64, 2), 64, 2, torch.device("cpu"))
+    said = rollout(SPEC, agent(hrm, 64, 2), 64, 2, torch.device("cpu"))
     solved = study.measure(hrm, SPEC, "none", options, 2).solved
     assert 0 < solved < 64
     assert solved == round(64 * said.success)

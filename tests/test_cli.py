@@ -201,7 +201,8 @@ def test_a_resumed_run_keeps_its_seed_and_place(
         ("env.map", "four-rooms", "('...|...',"), ("env.actions", "8", "4"),
         ("env.crop-wall", "True", "False"), ("hrm.width", "64", "48"), ("hrm.heads", "2", "4"),
         ("hrm.h-layers", "3", "1"), ("hrm.carry", "full", "'reset'"), ("hrm.inner", "32", "96"),
-        ("hrm.q-token", "last", "'goal'"), ("dqn.num-mazes", "7", "32"),
+        ("hrm.q-token", "last", "'goal'"), ("hrm.dtype", "bfloat16", "'float32'"),
+        ("dqn.num-mazes", "7", "32"),
     ):  # fmt: skip
         flags = ["--resume", str(tmp_path), f"--{flag}", value]
         if value == "True":
@@ -368,6 +369,7 @@ def test_evaluate_of_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureF
         (["--json", "/dev/null/x.json"], "/dev/null/x.json could not be written"),
         (["--json", "/"], "/ could not be written: it is a folder"),
         (["--json", ""], "could not be written: it is a folder"),
+        (["--temperature", "-0.1"], "temperature is -0.1: expected 0 to 100"),
         (["--segments", "all"], "found all, expected a whole number or None"),
     ],
 )
@@ -382,6 +384,23 @@ def test_evaluate_bad_flags(
     assert stop.value.code == 2
     out, err = capsys.readouterr()
     assert words in err and out == ""  # before an episode was walked
+
+
+def test_an_output_is_not_what_is_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "best.safetensors"
+    checkpoint.save(path, HRM(QUICK.hrm), QUICK)
+    before = path.read_bytes()
+    (tmp_path / "link.json").symlink_to(path)
+    for source, out in (
+        (path, path), (tmp_path, path), (tmp_path, tmp_path / "link.json"),
+        (tmp_path, tmp_path / "config.json"), (path, tmp_path / "x/../best.safetensors"),
+    ):  # fmt: skip
+        args = [str(source), "--episodes", "2", "--json", str(out)]
+        with pytest.raises(SystemExit):
+            cli.main(lambda args=args: cli.parse(evaluate.program, args=args))
+        told, err = capsys.readouterr()
+        assert told == "" and err == f"error: json is {out}: expected a file that is not in use\n"
+    assert path.read_bytes() == before and {*os.listdir(tmp_path)} == {path.name, "link.json"}
 
 
 def test_evaluate_writes_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

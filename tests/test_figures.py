@@ -15,7 +15,7 @@ from train import cli
 from train import config as configs
 from train.analyse import curve, figures
 from train.config import Config, fit_model_to_board
-from train.episodes import greedy
+from train.episodes import agent
 from train.evaluate import rollout
 from train.files import checkpoint
 from train.run.log import COLUMNS
@@ -129,7 +129,7 @@ def test_the_sweep_of_segments(run, tmp_path, monkeypatch):
     wanted = [("run0", "1"), ("run0", "3"), ("run1", "1"), ("run1", "3")]
     assert [(row["run"], row["segments"]) for row in rows] == wanted
     hrm = checkpoint.load(runs[1])[1]
-    result = rollout(SPEC, greedy(hrm, 40, 3), 40, 5, torch.device("cpu"))
+    result = rollout(SPEC, agent(hrm, 40, 3), 40, 5, torch.device("cpu"))
     assert float(rows[3]["success"]) == result.success
     assert float(rows[3]["mean_length"]) == result.mean_length
     assert int(rows[3]["multiply_adds"]) == 3 * int(rows[2]["multiply_adds"])

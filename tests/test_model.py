@@ -322,11 +322,23 @@ def test_bad_values_of_a_loss(kernels: Any) -> None:
     hrm = model(kernels=kernels)
     start, tokens, action, y = hrm.start(2), boards(2), torch.zeros(2).long(), torch.zeros(2)
     for given, words in (
-        ((action.int(), y), r"a_tm1 is torch.int32 \[2\]: expected torch.int64 \[2\]"),
-        ((action[:1], y), r"a_tm1 is torch.int64 \[1\]: expected torch.int64 \[2\]"),
-        ((action, y[:, None]), r"target is torch.float32 \[2, 1\]: expected torch.float32 \[2\]"),
-        ((action, y.double()), r"target is torch.float64 \[2\]: expected torch.float32 \[2\]"),
-        ((action, torch.zeros(2, 12), y), r"weight is .*\[2\]: expected torch.float32 \[2, 12\]"),
+        (
+            (action.int(), y),
+            r"a_tm1 is torch.int32 \[2\] on cpu: expected torch.int64 \[2\] on cpu",
+        ),
+        ((action[:1], y), r"a_tm1 is torch.int64 \[1\] on cpu: expected torch.int64 \[2\]"),
+        (
+            (action, y[:, None]),
+            r"target is torch.float32 \[2, 1\] on cpu: expected torch.float32 \[2\]",
+        ),
+        (
+            (action, y.double()),
+            r"target is torch.float64 \[2\] on cpu: expected torch.float32 \[2\]",
+        ),
+        (
+            (action, torch.zeros(2, 12), y),
+            r"weight is .*\[2\] on cpu: expected torch.float32 \[2, 12\]",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             hrm.td_segment(start, tokens, *given)
@@ -335,6 +347,20 @@ def test_bad_values_of_a_loss(kernels: Any) -> None:
     for wrong in (-1, 4):
         with pytest.raises(IndexError, match=f"a_tm1 has the action {wrong}: expected 0 to 3"):
             hrm.td_segment(start, tokens, action + wrong, y)
+    meta = torch.device("meta")
+    with pytest.raises(ValueError, match=r"tokens is .* on meta: expected .* on cpu"):
+        hrm.decide(tokens.to(meta))
+    for name, z_H, z_L in (
+        ("z_L", start.z_H, start.z_L[:1]),
+        ("z_L", start.z_H, start.z_L[:, :1]),
+        ("z_H", start.z_H.double(), start.z_L),
+        ("z_H", start.z_H.to(meta), start.z_L),
+        ("z_L", start.z_H, start.z_L[..., :2]),
+    ):
+        with pytest.raises(ValueError, match=f"{name} is .*: expected torch.float32 .*on cpu"):
+            hrm.segment(Carry(z_H, z_L), tokens)
+    with pytest.raises(ValueError, match="halting is False: expected True"):
+        hrm.halt_logits(start)
     with pytest.raises(IndexError, match="tokens has the code 255: expected 0 to "):
         hrm.decide(torch.full_like(tokens, 255))
 

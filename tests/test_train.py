@@ -14,10 +14,12 @@ import torch
 
 from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig
+from hrm_fast.config import QToken
 from kernels.epsilon_greedy import epsilon_greedy_reference as epsilon_greedy
 from kernels.td_loss import td_loss_reference as td_loss
 from tests.tiny import all_goals
 from train.config import Config, DQNConfig, fit_model_to_board
+from train.episodes import agent
 from train.evaluate import evaluate
 from train.files import checkpoint
 from train.run import state
@@ -166,6 +168,28 @@ def test_continues_bit_for_bit(tmp_path: Path, mode: str, dtype: str) -> None:
 def test_same_seed_same_run_other_seed_another() -> None:
     assert losses(Trainer(TINY, CPU), 4) == losses(Trainer(TINY, CPU), 4)
     assert losses(Trainer(TINY, CPU), 4) != losses(Trainer(replace(TINY, seed=1), CPU), 4)
+
+
+@pytest.mark.parametrize("q_token", ["goal", "mean"])
+def test_actions_are_drawn_by_their_values(q_token: QToken) -> None:
+    """From softmax(Q / temperature), Q before its sigmoid where there is one; at 0 the best."""
+    torch.manual_seed(0)
+    hrm = HRM(replace(TINY.hrm, q_token=q_token))
+    board = torch.full((1, hrm.config.cells), ord("."), dtype=torch.uint8)
+    board[0, 0], board[0, 1] = ord("@"), ord(">")
+    count = 4000
+    q, _ = hrm.decide(board)
+    logits = q.logit() if q_token == "goal" else q
+    temperature = float(logits.max() - logits.min())
+    given = board.expand(count, -1), torch.arange(count)
+    drawn = agent(hrm, count, temperature=temperature, seed=3)(None, *given)
+    share = torch.bincount(drawn, minlength=hrm.config.actions) / count
+    right = torch.softmax(logits[0] / temperature, -1)
+    assert (share - right).abs().max() < 4 * 0.5 / count**0.5  # four standard deviations
+    again = agent(hrm, count, temperature=temperature, seed=3)(None, *given)
+    assert torch.equal(drawn, again)
+    assert (agent(hrm, count)(None, *given) == q.argmax(-1)).all()
+    assert (agent(hrm, count, temperature=1e-9)(None, *given) == q.argmax(-1)).all()
 
 
 def test_halting_is_learned() -> None:

@@ -196,13 +196,16 @@ def test_watch_leaves_no_unfinished_gif(saved, tmp_path, monkeypatch):
         (["--tile", "4"], "tile is 4: expected 8 to 128 pixels"),
         (["--tile", "x"], "tile"),
         (["--colour"], "colour"),
-        (["--gif", "a", "--html", "a"], "gif is 'a': expected another file than html"),
+        (["--gif", "a", "--html", "a"], "gif is a: expected a file that is not in use"),
+        (["--gif", "a", "--html", "b/../a"], "gif is a: expected a file that is not in use"),
+        (["--html", "a.html", "--gif", "/"], "/ could not be written: it is a folder"),
         (["--gif", ""], "could not be written: it is a folder"),
         (["--html", "/proc/a"], "/proc/a could not be written"),
         (["--env", "gym:Blackjack-v1"], "cells of Blackjack-v1 is 3: expected 9"),
     ],
 )
-def test_bad_flags_of_watch(saved, run, args, words):
+def test_bad_flags_of_watch(saved, run, args, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     code, out, err = run(watch, saved[0], *args)
     assert (code, out) == (2, "")
     assert words in err and err.count("\n") == 1

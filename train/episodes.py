@@ -62,11 +62,23 @@ def greedily(hrm: HRM, mazes: int, decide: Decide) -> Walker:
     return walker
 
 
-def greedy(hrm: HRM, mazes: int, segments: int | None = None) -> Walker:
-    """The agent without exploration."""
+def agent(
+    hrm: HRM, mazes: int, segments: int | None = None, temperature: float = 0.0, seed: int = 0
+) -> Walker:
+    """The agent: greedy, or above temperature 0 by softmax(Q / temperature) (Sutton & Barto, 2.8).
 
-    def decide(obs: Tensor, seed: Carry) -> tuple[Tensor, Carry]:
-        q, carry = hrm.decide(obs, seed, segments)
+    Where two ways are almost the same, a greedy agent may walk to and fro between two cells until
+    the doors move; drawn actions end that. Q is taken before its sigmoid where it has one, since
+    there a detour costs the same near and far.
+    """
+    generator = torch.Generator(hrm.puzzle.device).manual_seed(seed)
+
+    def decide(obs: Tensor, start: Carry) -> tuple[Tensor, Carry]:
+        q, carry = hrm.decide(obs, start, segments)
+        if temperature > 0:
+            q = q.logit(1e-6) if hrm.config.q_token == "goal" else q
+            gumbel = -torch.empty_like(q).exponential_(generator=generator).log()
+            q = q + temperature * gumbel  # whose largest is a draw from the softmax
         return q, hrm.seed(carry)
 
     return greedily(hrm, mazes, decide)

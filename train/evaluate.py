@@ -20,10 +20,17 @@ from envs import GymBatch, GymSpec, MazeBatch, MazeSpec, make_batch
 from hrm_fast import HRM
 from train import cli
 from train.config import SEED_LIMIT, Config, require
-from train.episodes import Batch, Walker, greedy, random_walker, shortest_path_walker, walk
+from train.episodes import (
+    Batch,
+    Walker,
+    agent,
+    random_walker,
+    shortest_path_walker,
+    walk,
+)
 from train.files import agents, peer
 from train.files.checkpoint import load
-from train.files.writing import replacing
+from train.files.writing import check_outputs, replacing
 from train.machine import ranks
 from train.machine.device import choose_device
 
@@ -128,7 +135,7 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 def evaluate(hrm: HRM, spec: MazeSpec | GymSpec, episodes: int, seed: int) -> Result:
     begin, count = ranks.share(episodes)
-    return rollout(spec, greedy(hrm, count), count, seed, hrm.puzzle.device, begin)
+    return rollout(spec, agent(hrm, count), count, seed, hrm.puzzle.device, begin)
 
 
 def env_of(config: Config, asked: str | None = None) -> MazeSpec | GymSpec:
@@ -154,6 +161,7 @@ def program(
     episodes: int = 1024,
     seed: int = 1,
     segments: int | None = None,
+    temperature: float = 0.0,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     device: str = "cpu",
     env: str | None = None,
@@ -165,6 +173,8 @@ def program(
         episodes: Episodes, each in a maze of its own.
         seed: Draw the unseen mazes from this seed (training chose its best checkpoint on 0).
         segments: Think for so many segments per decision (None: as trained).
+        temperature: Draw actions by softmax(Q / temperature), Q before its sigmoid where it has one
+            (0: take the best). 0.03 ends the circles in which a greedy agent walks.
         json_file: Write the numbers to this file.
         device: Run the model there: auto, cpu, cuda, cuda:1 ...
         env: Walk in gym:ID or gym:MODULE:ID instead of where the agent was trained.
@@ -172,18 +182,20 @@ def program(
     require("episodes", episodes, episodes >= 1, "1 or more")
     require("seed", seed, 0 <= seed < SEED_LIMIT, f"0 to {SEED_LIMIT - 1}")
     require("segments", segments, segments is None or segments >= 1, "1 or more")
+    require("temperature", temperature, 0 <= temperature <= 100, "0 to 100")
     path = agents.find(checkpoint)
     config, hrm = (peer.load if path.suffix == ".ckpt" else load)(path, choose_device(device))
     spec = env_of(config, env)
+    check_outputs(path, json=json_file)
     walkers: dict[str, Walker] = {
-        "agent": greedy(hrm, episodes, segments),
+        "agent": agent(hrm, episodes, segments, temperature, seed),
         "random": random_walker(spec.actions, seed),
     }
     is_maze = isinstance(spec, MazeSpec)
     if is_maze:
         walkers["shortest path, re-planned"] = shortest_path_walker
     where = spec.summary if isinstance(spec, GymSpec) else f"limit {spec.max_steps} steps"
-    with replacing(json_file) if json_file else nullcontext() as part:  # a bad path fails here
+    with replacing(json_file) if json_file else nullcontext() as part:
         print(f"{checkpoint}: {episodes} unseen episodes, {where}")
         results = {}
         for name, walker in walkers.items():
@@ -196,6 +208,7 @@ def program(
                 print(f"{name:<26} ", *(f"{count:>11}" for count in counts))
         if part is not None:
             numbers = {**asdict(results["agent"]), "seed": seed, "segments": segments}
+            numbers["temperature"] = temperature
             others = {name: asdict(r) for name, r in results.items() if name != "agent"}
             part.write_text(json.dumps({**numbers, "others": others}, indent=2) + "\n")
 

@@ -89,7 +89,7 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
 
 def check_resumed(start: Config, config: Config) -> None:
     """ValueError: a flag that would not fit what the run has saved."""
-    free = ("segments", "h_cycles", "l_cycles", "kernels", "dtype")
+    free = ("segments", "h_cycles", "l_cycles", "kernels")
     shape = tuple(f.name for f in dataclasses.fields(HRMConfig) if f.name not in free)
     board = ("map", "size", "crop_wall", "actions") if isinstance(start.env, MazeSpec) else ()
     own = ("preset", "seed", "run_dir")

@@ -140,13 +140,17 @@ class Replay:
         return {name: torch.cat((x[oldest:filled], x[:oldest])) for name, x in self.data.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `state`. ValueError: it comes from a larger replay or other mazes."""
-        filled = len(state["r_t"])
+        """Inverse of `state`. ValueError: it comes from a fuller replay or other mazes."""
+        filled, mazes = len(state["r_t"]), self.data["r_t"].shape[1]
+        if filled > self.rows:
+            raise ValueError(
+                f"dqn.replay-size is {self.config.replay_size}: expected {filled * mazes} or more, "
+                "what the run has collected"
+            )
         for name, x in self.data.items():
-            if state[name].shape != (filled, *x.shape[1:]) or filled > self.rows:
+            if state[name].shape != (filled, *x.shape[1:]):
                 raise ValueError(
-                    f"replay.{name} is {list(state[name].shape)}: expected "
-                    f"[up to {self.rows}, {', '.join(map(str, x.shape[1:]))}]"
+                    f"replay.{name} is {list(state[name].shape)}: expected {[filled, *x.shape[1:]]}"
                 )
             x[:filled].copy_(state[name])
         self.head.fill_(filled % self.rows)

@@ -23,7 +23,7 @@ from train.analyse import curve
 from train.analyse.plots import Axes, Figure, LogLocator
 from train.config import SEED_LIMIT, Config, require
 from train.config import load as load_config
-from train.episodes import greedy
+from train.episodes import agent
 from train.evaluate import env_of, rollout
 from train.files import agents
 from train.files.checkpoint import load
@@ -128,7 +128,7 @@ def sweep(groups: dict[str, list[Path]], options: Figures) -> Iterator[dict[str,
             config, hrm = load(agents.find(folder))
             spec = env_of(config)
             for segments in options.segments:
-                walker = greedy(hrm, options.episodes, segments)
+                walker = agent(hrm, options.episodes, segments)
                 device = hrm.puzzle.device
                 result = rollout(spec, walker, options.episodes, options.seed, device)
                 print(f"{folder}, segments {segments}: success {result.success:.1%}", flush=True)

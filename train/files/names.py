@@ -6,3 +6,4 @@ BEST, LAST = "best.safetensors", "last.safetensors"  # weights
 STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"  # all that --resume needs
 CURVE = "learning_curve.png"
 WANDB_ID = "wandb.id"
+OF_A_RUN = (CONFIG, METRICS, BEST, LAST, STATE, PREVIOUS)

@@ -4,12 +4,15 @@ So a crash or a full disk leaves the earlier one as it was.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from safetensors import SafetensorError
+
+from train.files.names import OF_A_RUN
 
 
 @contextlib.contextmanager
@@ -24,17 +27,17 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         OSError: the disk is full or the folder cannot be written, in one line that names `path`.
             Where nothing can be written at all, it is raised before the block begins.
     """
-    is_special = path.exists() and not path.is_file() and not path.is_dir()
-    if is_special or (path.is_symlink() and str(path).startswith(("/dev/", "/proc/"))):
-        yield path
+    is_special = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    if is_special or (os.path.islink(path) and str(path).startswith(("/dev/", "/proc/"))):
+        try:
+            yield path
+        except OSError as error:
+            raise OSError(f"{path} could not be written: {error.strerror or error}") from None
         return
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    if path.is_dir():
-        raise OSError(f"{path} could not be written: it is a folder, expected a file's name")
-    part = path.with_name(f".{path.name}.part")
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    part = _part_of(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
+        _begin(path)
         yield part
         _to_disk(part)
         if previous is not None:
@@ -44,11 +47,46 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
             _to_disk(path.parent)
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        kept = "; what stood there is kept" if path.exists() else ""
+        kept = "; what stood there is kept" if path.is_file() else ""
         raise OSError(f"{path} could not be written: {why}{kept}") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def check_outputs(read: Path, **outputs: Path | None) -> None:
+    """Refuse, before any work, outputs that cannot be written and those that would lose something.
+
+    ValueError: two outputs are one file, or one is what is read: `read` or a file of that run.
+    OSError: one cannot be written.
+    """
+    kept = {os.path.realpath(path) for path in (read, *(read / name for name in OF_A_RUN))}
+    for flag, path in outputs.items():
+        if path is None or str(path).startswith(("/dev/", "/proc/self/fd/")):
+            continue
+        place = os.path.realpath(path)
+        if place in kept:
+            raise ValueError(f"{flag} is {path}: expected a file that is not in use")
+        kept.add(place)
+        try:
+            _begin(Path(place))
+        except OSError as error:
+            raise OSError(f"{path} could not be written: {error.strerror or error}") from None
+        finally:
+            with contextlib.suppress(OSError):
+                _part_of(Path(place)).unlink(missing_ok=True)
+
+
+def _part_of(path: Path) -> Path:
+    return path.parent / f".{path.name}.part"
+
+
+def _begin(path: Path) -> None:
+    """Make the temporary file beside `path`. OSError: that cannot be."""
+    if path.is_dir():
+        raise OSError(errno.EISDIR, "it is a folder, expected a file's name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _part_of(path).touch()
 
 
 def _to_disk(path: Path) -> None:

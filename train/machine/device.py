@@ -16,6 +16,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.empty(0, dtype=torch.uint8, device=name).device
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
+        why = why if len(why) < 80 else "no device of torch"
         raise ValueError(f"device is {name!r} ({why}): expected {names}") from None
     require("device", name, device.type in ("cpu", "cuda"), names)
     return device

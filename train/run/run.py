@@ -62,7 +62,7 @@ class Run:
         if self.mirror:
             self.mirror.push()  # what cannot be written is said before any work
         self._agree()  # waits for every rank's first state: only then it becomes a run
-        if self.is_writer:
+        if self.is_writer and (not config.resume or trainer.update < config.updates):
             kept = replace(config, resume=None)
             write_text(self.folder / CONFIG, to_json(kept))
         if self.mirror:

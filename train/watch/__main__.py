@@ -17,6 +17,7 @@ from train import cli
 from train.config import SEED_LIMIT, maze_of, require
 from train.evaluate import env_of
 from train.files import agents, checkpoint
+from train.files.writing import check_outputs
 from train.watch import gym, page
 from train.watch.film import write_gif
 from train.watch.terminal import moments, show
@@ -51,8 +52,6 @@ class Watch:
         for name in ("episodes", "segments"):
             value = getattr(self, name)
             require(name, value, value is None or value >= 1, "1 or more")
-        both = self.html is not None and self.html == self.gif
-        require("gif", str(self.gif), not both, "another file than html")
         require("among", self.among, 1 <= self.among <= 2**16, f"1 to {2**16}")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed is {self.seed}: expected 0 to {SEED_LIMIT - 1}")
@@ -64,7 +63,9 @@ class Watch:
 
 def main() -> None:
     options = cli.parse(Watch, __doc__ or "")
-    config, hrm = checkpoint.load(agents.find(options.checkpoint))
+    path = agents.find(options.checkpoint)
+    config, hrm = checkpoint.load(path)
+    check_outputs(path, html=options.html, gif=options.gif)
     seed, segments = SEED_LIMIT + options.seed, options.segments
     where = env_of(config, options.env)
     if isinstance(where, GymSpec) and options.html is options.gif is None:
