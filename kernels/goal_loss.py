@@ -18,6 +18,7 @@ from torch import Tensor
 def goal_loss_reference(
     z_H: Tensor, head: Tensor, a_tm1: Tensor, target: Tensor, weight: Tensor
 ) -> Tensor:
-    logit = torch.einsum("bgd,bd->bg", z_H[:, 1:].to(head.dtype), head[a_tm1])
+    of_action = F.embedding(a_tm1, head)  # head[a_tm1] would take -1 for the last action
+    logit = torch.einsum("bgd,bd->bg", z_H[:, 1:].to(head.dtype), of_action)
     loss = F.binary_cross_entropy_with_logits(logit, target.detach(), reduction="none")
     return (weight.detach() * loss).sum() / len(z_H)

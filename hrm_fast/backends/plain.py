@@ -68,7 +68,6 @@ class Plain:
         With learned positions sqrt(D / 2) * ([puzzle, embed(tokens)] + position).
         """
         width, dtype = self.config.width, parts.L[0][0].dtype
-        check_range("tokens has the code", tokens, len(parts.embed))
         scale = (width if parts.position is None else width / 2) ** 0.5
         return self.ops.embedding(tokens, parts.embed, parts.puzzle, parts.position, scale, dtype)
 
@@ -132,7 +131,6 @@ class Plain:
         keep: Keep = "states",
         begun: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        check_range("a_tm1 has the action", a_tm1, self.config.actions)
         if weight is None:
             q, z_H, z_L = self.segment(parameters, start, keep, begun)
             loss = self.ops.td_loss(q, a_tm1, target)
@@ -169,15 +167,6 @@ class Plain:
         if keep == "last":
             return q, z_H[:, -1], z_L[:, -1]
         return (q, z_H, z_L) if keep == "states" else (q, z_H[:0], z_L[:0])
-
-
-def check_range(what: str, x: Tensor, limit: int) -> None:
-    """IndexError: an entry is not 0 to limit - 1. On a GPU the check would have to wait for it."""
-    if x.device.type != "cpu":
-        return
-    wrong = x[(x < 0) | (x >= limit)]
-    if len(wrong):
-        raise IndexError(f"{what} {int(wrong[0])}: expected 0 to {limit - 1}")
 
 
 def head_of(z: Tensor, head: Tensor) -> Tensor:
