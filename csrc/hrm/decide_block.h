@@ -254,7 +254,7 @@ __device__ inline void attend_tile(Sum (&o)[N], float (&total)[2], const Tile<E>
         product(o[i], p, values[(tile * N + i) * 32]);
 }
 
-// The same without looking for a maximum, where no row's sum comes near the ends of float32's
+// attend_shifted without looking for a maximum, where no row's sum comes near the ends of float32's
 // range: else false, and q as it was.
 template <typename E, int K, int TILES>
 __device__ inline bool attend_unshifted(Tile<E> *q, const Tile<E> *keys, const Tile<E> *values,
