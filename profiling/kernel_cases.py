@@ -195,9 +195,7 @@ def attention_block_case(
     )
 
 
-def swiglu_block_case(
-    size: str, B: int, T: int, D: int, F: int, expanded: bool = False
-) -> Case:  # fmt: skip
+def swiglu_block_case(size: str, B: int, T: int, D: int, F: int, expanded: bool = False) -> Case:
     def draw() -> list[Tensor]:
         weights = strided(2 * F, D, std=D**-0.5), strided(D, F, std=F**-0.5)
         return [strided(B, T, D), *weights, upstream(B, T, D, expanded=expanded)]

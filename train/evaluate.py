@@ -20,14 +20,7 @@ from envs import GymBatch, GymSpec, MazeBatch, MazeSpec, make_batch
 from hrm_fast import HRM
 from train import cli
 from train.config import SEED_LIMIT, Config, require
-from train.episodes import (
-    Batch,
-    Walker,
-    agent,
-    random_walker,
-    shortest_path_walker,
-    walk,
-)
+from train.episodes import Batch, Walker, agent, random_walker, shortest_path_walker, walk
 from train.files import agents, peer
 from train.files.checkpoint import load
 from train.files.writing import check_outputs, replacing
