@@ -257,7 +257,10 @@ def test_interrupt_saves_and_resume_continues(tmp_path: Path) -> None:
     assert f"update {done + 10:>7}" in out.stdout
     (folder / "learning_curve.png").unlink()  # as if killed behind the last save
     again = command("--resume", str(folder))
-    out = subprocess.run(again, capture_output=True, text=True, check=True)
+    settings = (folder / "config.json").read_text()
+    other = [*again, "--env.p-change", "0.5"]  # nothing is trained with it, so it is not kept
+    out = subprocess.run(other, capture_output=True, text=True, check=True)
+    assert (folder / "config.json").read_text() == settings
     assert f"{folder} has all its {done + 10} updates: for more, --updates N" in out.stdout
     fewer = subprocess.run([*again, "--updates", "3"], capture_output=True, text=True, check=False)
     assert fewer.returncode == 2
