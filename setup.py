@@ -175,6 +175,11 @@ def ninja_file(sources: list[Path], target: Path, nvcc: str | None, digest: str)
 class NinjaBuild(build_ext):
     """`build_ext` that hands each extension to ninja."""
 
+    def run(self) -> None:
+        for variable in ("CC", "CXX", "CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS"):
+            words(variable)  # setuptools reads them too, and ends in a traceback
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         nvcc = find_nvcc()
         if nvcc is None:

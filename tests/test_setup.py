@@ -1,5 +1,6 @@
 """What an installation compiles, with what, and for which GPUs."""
 
+import os
 import runpy
 import shutil
 import subprocess
@@ -91,6 +92,20 @@ def test_what_is_missing_is_one_line(
     with pytest.raises(SystemExit) as stop:
         names[function]()
     assert words in str(stop.value) and "\n" not in str(stop.value)
+
+
+@pytest.mark.parametrize("variable", ["CC", "CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS"])
+def test_an_open_quote_is_one_line(variable: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(SETUP), "-q", "build_ext", "--build-lib", str(tmp_path)]
+    done = subprocess.run(
+        command, env=os.environ | {variable: '-O2 "half'}, capture_output=True, text=True,
+        check=False, cwd=SETUP.parent,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"{variable} is '-O2 \"half' (No closing quotation): expected words for a shell\n"
+    )
 
 
 def test_a_wheel_holds_no_module_that_is_gone(tmp_path: Path) -> None:
