@@ -1,11 +1,15 @@
-"""Weights under the published code's names, in and out.
+"""Weights of our own checkpoints, and under the published code's names, in and out.
 
 HRM-Agent and sapientinc/HRM share these names; a `_orig_mod.` (torch.compile) may stand in front.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from hrm_fast.config import HRMConfig
 from hrm_fast.model import HRM
@@ -19,6 +23,32 @@ BLOCK = {
     "mlp.gate_up_proj.weight": "gate_up",
     "mlp.down_proj.weight": "down",
 }
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> HRM:
+    """The model of a checkpoint that train.dqn or train.card wrote: a file, or a folder with one.
+
+    `train.files.checkpoint.load` gives the run's whole config too, and checks the weights' sum.
+    ValueError: there is none, or not a whole one of this architecture.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = ("best.safetensors", "last.safetensors", "model.safetensors")
+        found = [path / name for name in files if (path / name).exists()]
+        if not found:
+            raise ValueError(f"{path} holds no checkpoint: expected one of {', '.join(files)}")
+        path = found[0]
+    try:
+        with safe_open(path, framework="pt") as file:
+            fields: Any = json.loads((file.metadata() or {})["config"])["hrm"]
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        walls = fields.pop("walls")
+        hrm = HRM(HRMConfig(**fields, walls=None if walls is None else tuple(walls)))
+        hrm.load_state_dict(weights)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} ({why}): expected a checkpoint that train.dqn wrote") from None
+    return hrm.to(device).eval()
 
 
 def names(config: HRMConfig) -> dict[str, str]:

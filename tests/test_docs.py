@@ -29,6 +29,7 @@ SHORTER = {
     "python -m train.evaluate": "--episodes 8",
     "python -m train.analyse.figures": "",
     "python -m train.analyse": "--mazes 4",
+    "python -m train.card": "--episodes 8",
     "python -m train.watch": "--episodes 2 --among 4",
     "python -m profiling.speedrun": "--table",
     "python -m profiling.bench_maze": "--repeats 1",

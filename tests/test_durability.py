@@ -21,6 +21,7 @@ from train import dqn
 from train.config import Config
 from train.files import checkpoint
 from train.files.names import PREVIOUS, STATE
+from train.files.writing import write_text
 from train.run import log, state
 from train.run.run import Run
 from train.run.state import newest
@@ -28,6 +29,17 @@ from train.trainer import Trainer
 
 TESTS = Path(__file__).parent
 ENV = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        checkpoint.save_tensors(tmp_path / "weights", {"w": torch.zeros(2)}, {})
+        write_text(tmp_path / "text", "x")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}
 
 
 def killed(kills: int, folder: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from envs import GymSpec
 from hrm_fast import HRM
 from train.config import Config, fit_model_to_board, from_json, require, to_json
-from train.files.names import BEST, LAST
+from train.files.names import BEST, LAST, SHARED
 from train.files.writing import replacing, spelled
 
 DTYPES = {
@@ -132,7 +132,7 @@ def save(path: Path, hrm: HRM, config: Config) -> None:
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Config, HRM]:
-    """Read a checkpoint file, or a run folder's best (else last) one.
+    """Read a checkpoint file, a run folder's best (else last) one, or a model hub's folder.
 
     Raises:
         ValueError: there is none, it is damaged, of another kind or of another architecture, or
@@ -140,9 +140,9 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Config, 
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / n for n in (BEST, LAST) if (path / n).exists()]
+        found = [path / n for n in (BEST, LAST, SHARED) if (path / n).exists()]
         if not found:
-            raise ValueError(f"{path} holds no checkpoint: expected best or last.safetensors")
+            raise ValueError(f"{path} holds no checkpoint: expected {BEST}, {LAST} or {SHARED}")
         path = found[0]
     with opening(path) as file:
         try:

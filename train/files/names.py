@@ -3,7 +3,8 @@
 CONFIG = "config.json"
 METRICS = "metrics.csv"
 BEST, LAST = "best.safetensors", "last.safetensors"  # weights
+SHARED = "model.safetensors"  # weights, in a folder for a model hub
 STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"  # all that --resume needs
 CURVE = "learning_curve.png"
 WANDB_ID = "wandb.id"
-OF_A_RUN = (CONFIG, METRICS, BEST, LAST, STATE, PREVIOUS)
+OF_A_RUN = (CONFIG, METRICS, BEST, LAST, SHARED, STATE, PREVIOUS)

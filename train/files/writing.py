@@ -38,7 +38,9 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
     part = _part_of(path)
     try:
         _begin(path)
+        mode = part.stat().st_mode
         yield part
+        part.chmod(mode)  # safetensors makes a file that nobody else may read
         _to_disk(part)
         if previous is not None:
             os.replace(path, previous)
