@@ -23,7 +23,7 @@ from train import cli
 from train import config as configs
 from train.config import SEED_LIMIT, require
 from train.files.names import CONFIG, METRICS, STATE
-from train.flags import parse as parse_flags
+from train.run.flags import parse as parse_flags
 
 FACTORS: dict[str, tuple[object, ...]] = {
     "dqn.gamma": (0.9, 0.95, 0.97),

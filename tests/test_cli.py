@@ -17,8 +17,8 @@ from train import cli, evaluate
 from train import config as configs
 from train.config import PRESETS
 from train.files import checkpoint
-from train.flags import parse as parse_flags
 from train.machine.device import choose_device
+from train.run.flags import parse as parse_flags
 from train.run.folder import choose_folder
 
 QUICK = PRESETS["quick"]

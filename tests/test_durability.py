@@ -281,7 +281,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
         return cycle(trainer)
 
     monkeypatch.setattr(Trainer, "cycle", signalling)
-    monkeypatch.setattr("train.flags.parse", lambda **_: config)
+    monkeypatch.setattr("train.run.flags.parse", lambda **_: config)
     before = signal.getsignal(number)
     assert dqn.program() == status
     assert signal.getsignal(number) is before
@@ -308,7 +308,7 @@ def test_a_warning_saves_and_the_run_goes_on(
         return cycle(trainer)
 
     monkeypatch.setattr(Trainer, "cycle", signalling)
-    monkeypatch.setattr("train.flags.parse", lambda **_: config)
+    monkeypatch.setattr("train.run.flags.parse", lambda **_: config)
     assert dqn.program() == 0
     assert seen == {0: "0", 2: "0", 4: "0", **dict.fromkeys((6, 8, 10, 12, 14), "6")}
 

@@ -29,7 +29,7 @@ from train import cli
 from train import config as configs
 from train.config import PRESETS, Config, DQNConfig
 from train.files import checkpoint
-from train.flags import parse as parse_flags
+from train.run.flags import parse as parse_flags
 
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"
 FLAGS = ["-std=c++17", "-O1", "-g", "-pthread", "-fno-sanitize-recover=undefined"]

@@ -26,7 +26,7 @@ from envs.gym_tokens import tokens_of
 from train import cli
 from train import config as configs
 from train.config import PRESETS, fit_model_to_board
-from train.flags import parse as parse_flags
+from train.run.flags import parse as parse_flags
 
 LAKE = GymSpec("FrozenLake-v1", '{"is_slippery": false}')
 

@@ -20,7 +20,7 @@ from envs.spec import NAMED_MAPS
 from hrm_fast import HRM
 from train import cli, dqn, evaluate
 from train.episodes import random_walker
-from train.flags import parse as parse_flags
+from train.run.flags import parse as parse_flags
 from train.watch import __main__ as watch
 from train.watch import gym
 

@@ -17,8 +17,8 @@ from train import config as configs
 from train.config import PRESETS
 from train.episodes import Walker, random_walker
 from train.files import checkpoint
-from train.flags import parse as parse_flags
 from train.run import state
+from train.run.flags import parse as parse_flags
 from train.trainer import Trainer
 from train.watch import __main__ as watch
 

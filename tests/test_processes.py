@@ -33,8 +33,8 @@ from train.config import PRESETS, Config
 from train.files import checkpoint
 from train.files.names import STATE
 from train.files.writing import replacing, write_text
-from train.flags import parse as parse_flags
 from train.machine import memory
+from train.run.flags import parse as parse_flags
 from train.run.folder import name_folder
 from train.run.run import Run
 from train.trainer import Trainer
@@ -255,7 +255,7 @@ def small_run(folder: Path, **changes: Any) -> Config:
 
 
 def test_training_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.flags.parse", lambda **_: small_run(tmp_path / "a"))
+    monkeypatch.setattr("train.run.flags.parse", lambda **_: small_run(tmp_path / "a"))
     statuses: list[object] = []
 
     def main() -> None:
@@ -386,7 +386,7 @@ def test_wandb_goes_on_with_its_run(
     (tmp_path / "wandb.py").write_text(FAKE_WANDB)
     monkeypatch.syspath_prepend(str(tmp_path))
     config = small_run(tmp_path / "a", wandb=True)
-    monkeypatch.setattr("train.flags.parse", lambda **_: config)
+    monkeypatch.setattr("train.run.flags.parse", lambda **_: config)
     monkeypatch.setenv("NO_KEY", "1")
     with pytest.raises(SystemExit, match="2"):
         cli.main(dqn.program)

@@ -12,7 +12,7 @@ from hrm_fast import HRMConfig
 from profiling import bench_train, roofline, study, train_peers
 from train import cli
 from train import config as configs
-from train.flags import parse as parse_flags
+from train.run.flags import parse as parse_flags
 from train.run.log import COLUMNS
 
 

@@ -12,12 +12,13 @@ import sys
 import torch
 
 from envs import GymSpec, MazeSpec
-from train import cli, flags
+from train import cli
 from train.analyse import curve
 from train.config import require
 from train.files.names import CURVE
 from train.machine import ranks
 from train.machine.device import use_deterministic_algorithms
+from train.run import flags
 from train.run.folder import choose_folder, name_folder
 from train.run.log import check_wandb
 from train.run.run import Run
