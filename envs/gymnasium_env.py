@@ -38,6 +38,7 @@ class MazeEnv(gymnasium.Env[Board, np.int64]):
 
         gymnasium.make("hrm_fast/FourRooms-v0")           # 11 x 11, one of four doors closed
         gymnasium.make("hrm_fast/Corridors-v0")           # 11 x 13, random walls and five doors
+        gymnasium.make("hrm_fast/Corridors-v0", size=21)  # 21 x 21, walls and doors in proportion
         gymnasium.make("hrm_fast/Room-v0", size=5)        # an empty square
         gymnasium.make("hrm_fast/Room-v0", map=("..d..", "@.|.>"), closed_doors=1)
 
@@ -58,7 +59,7 @@ class MazeEnv(gymnasium.Env[Board, np.int64]):
 
     ## Termination
 
-    Terminated when the agent enters the goal, truncated after `max_steps` steps. The observation
+    Terminated when the agent enters the goal, truncated after `step_limit` steps. The observation
     returned then is the last of the episode; `step` raises `ResetNeeded` until `reset` is called.
 
     ## Arguments

@@ -222,7 +222,7 @@ def _native_batch(
         door_glyph=ord(spec.door_glyph),
         p_change=float(spec.p_change),
         fixed_walls=spec.wall_count,
-        max_steps=spec.max_steps,
+        max_steps=spec.step_limit,
         start_goal_distance=-1 if distance is None else distance,
         view_radius=-1 if radius is None else radius,
         num_envs=num_envs,

@@ -13,6 +13,7 @@ class Map(NamedTuple):
     rows: tuple[str, ...] = ()  # (): a square of floor, `size` cells a side
     closed_doors: int = 0
     fixed_walls: int = 0
+    max_steps: int = 80
     door_glyph: str = "#"  # how a closed door is drawn
 
 
@@ -29,10 +30,25 @@ FOUR_ROOMS = (
     ".....d.....",
     ".....|.....",
 )
-CORRIDORS = ("-" * 13, *("|.d.d.d.d.d.|", "|d|d|d|d|d|d|") * 4, "|.d.d.d.d.d.|", "-" * 13)
+
+
+def _corridors(rows: int, cols: int) -> tuple[str, ...]:
+    """Floor at odd rows and columns, a doorway between two of them, an outer wall; both odd."""
+    floor, pillars = (f"|{a}{b * (cols // 2 - 1)}|" for a, b in ((".", "d."), ("d", "|d")))
+    return ("-" * cols, *(floor, pillars) * (rows // 2 - 1), floor, "-" * cols)
+
+
+def _square_corridors(side: int) -> Map:
+    """Doors and walls as dense as on the published 11 x 13 board, steps in proportion to a side."""
+    rows = _corridors(side, side)
+    doorways = "".join(rows).count("d")
+    doors, walls = (round(doorways * published / 49) for published in (5, 10))
+    return Map(rows, doors, walls, max_steps=round(80 * side / 12))
+
+
 NAMED_MAPS = {
     "four-rooms": Map(FOUR_ROOMS, closed_doors=1, door_glyph="|"),
-    "corridors": Map(CORRIDORS, closed_doors=5, fixed_walls=10),
+    "corridors": Map(_corridors(11, 13), closed_doors=5, fixed_walls=10),
     "room": Map(),
 }
 DRAWN = Map()  # the defaults of a map that the user drew
@@ -49,26 +65,31 @@ class MazeSpec:
     """
 
     map: str | tuple[str, ...] = "corridors"
-    """"four-rooms" (11 x 11), "corridors" (11 x 13), "room" (size x size), or the rows of your own
-    map: `|` and `-` wall, space rock, `.` floor, `d` doorway, `@` fixed start, `>` fixed goal."""
+    """"four-rooms" (11 x 11), "corridors" (11 x 13 or size x size), "room" (size x size), or the
+    rows of your own map: `|` and `-` wall, space rock, `.` floor, `d` doorway, `@` fixed start, `>`
+    fixed goal."""
 
     actions: int = 4
     """4: north, east, south, west; 8: also north-east, south-east, south-west, north-west."""
 
     closed_doors: int | None = None
-    """Doorways that are closed at any time (None: 1 in four-rooms, 5 in corridors, else 0)."""
+    """Doorways that are closed at any time (None: 1 in four-rooms, 5 in 49 in corridors, else
+    0)."""
 
     p_change: float = 0.05
     """Probability per step that all closed doors are drawn again."""
 
     fixed_walls: int | None = None
-    """Doorways walled up for an episode, never cutting start from goal (None: 10 in corridors)."""
+    """Doorways walled up for an episode, never cutting start from goal (None: 10 in 49 in
+    corridors, else 0)."""
 
-    max_steps: int = 80
-    """Steps after which an episode is truncated."""
+    max_steps: int | None = None
+    """Steps after which an episode is truncated (None: 80, in corridors with a size 80 * size /
+    12)."""
 
     size: int | None = None
-    """Rows and columns of the map "room", 2 to 32 (None: 9); for no other map."""
+    """Rows and columns of "corridors" with its outer wall, odd, 5 to 31 (None: 11 x 13), or of
+    "room", 2 to 32 (None: 9); for no other map."""
 
     start_goal_distance: int | None = None
     """Four-rooms only: goal in the start's room (0), an adjacent (1) or the opposite (2) room."""
@@ -141,20 +162,29 @@ class MazeSpec:
         return own if self.fixed_walls is None else self.fixed_walls
 
     @property
+    def step_limit(self) -> int:
+        """`max_steps` with the map's default filled in."""
+        return self._named.max_steps if self.max_steps is None else self.max_steps
+
+    @property
     def door_glyph(self) -> str:
         """How a closed door is drawn."""
         return self._named.door_glyph
 
-    @property
+    @cached_property
     def _named(self) -> Map:
-        return NAMED_MAPS.get(self.map, DRAWN) if isinstance(self.map, str) else DRAWN
+        if not isinstance(self.map, str):
+            return DRAWN
+        if self.map == "corridors" and self.size is not None:
+            return _square_corridors(self.size)
+        return NAMED_MAPS[self.map]
 
 
 def _base_rows(spec: MazeSpec) -> tuple[str, ...]:
     if not isinstance(spec.map, str):
         return spec.map
     side = 9 if spec.size is None else spec.size
-    return NAMED_MAPS[spec.map].rows or ("." * side,) * side
+    return spec._named.rows or ("." * side,) * side
 
 
 def _lines(text: str) -> tuple[str, ...]:
@@ -206,11 +236,10 @@ def _check_numbers(spec: MazeSpec) -> None:
     check_integer("actions", spec.actions, 4, 8)
     if spec.actions not in (4, 8):
         raise ValueError(f"actions is {spec.actions}: expected 4 or 8")
-    check_integer("max_steps", spec.max_steps, 1, 2**31 - 1)
     ranges = {
         "closed_doors": (0, MAX_CELLS),
         "fixed_walls": (0, MAX_CELLS),
-        "size": (2, 32),
+        "max_steps": (1, 2**31 - 1),
         "start_goal_distance": (0, 2),
         "view_radius": (0, MAX_CELLS),
     }
@@ -223,13 +252,26 @@ def _check_numbers(spec: MazeSpec) -> None:
     if not isinstance(spec.crop_wall, bool):
         raise ValueError(f"crop_wall is {spec.crop_wall!r}: expected True or False")
     _check_map_type(spec.map)
-    if spec.size is not None and spec.map != "room":
-        raise ValueError(f"size is {spec.size}: expected None unless map is 'room'")
+    _check_size(spec)
     if spec.start_goal_distance is not None and spec.map != "four-rooms":
         raise ValueError(
             f"start_goal_distance is {spec.start_goal_distance}: expected None unless map is "
             "'four-rooms'"
         )
+
+
+def _check_size(spec: MazeSpec) -> None:
+    if spec.size is None:
+        return
+    if spec.map == "four-rooms" or spec.map not in NAMED_MAPS:
+        whose = "four-rooms has" if spec.map == "four-rooms" else "a drawn map has"
+        raise ValueError(
+            f"size is {spec.size!r}: expected None, as {whose} its own; 'corridors' and 'room' "
+            "take one"
+        )
+    check_integer("size", spec.size, *((5, 31) if spec.map == "corridors" else (2, 32)))
+    if spec.map == "corridors" and spec.size % 2 == 0:
+        raise ValueError(f"size is {spec.size}: expected an odd number, 5 to 31, for 'corridors'")
 
 
 def _check_map_type(map_: object) -> None:

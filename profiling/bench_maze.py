@@ -26,6 +26,8 @@ from profiling.numpy_maze import NumpyCorridors
 ROOT = Path(__file__).parents[1]
 MAPS = {
     "corridors": MazeSpec(),
+    "corridors 21 x 21": MazeSpec(size=21),
+    "corridors 31 x 31": MazeSpec(size=31),
     "four-rooms": MazeSpec(map="four-rooms"),
     "room 9 x 9": MazeSpec(map="room"),
 }
@@ -174,11 +176,13 @@ def main() -> None:
     print(machine())
     speeds = measure(rows(), args.repeats)
     fastest = statistics.median(speeds["corridors, N 4096, 1 thread"])
-    lines = [["row", "median steps/s", "slowest", "fastest", "corridors / this"]]
+    lines = [["row", "median steps/s", "slowest", "fastest", "corridors / this", "ns / cell"]]
     for name, values in speeds.items():
         median = statistics.median(values)
         lines.append([name, *(f"{v:.0f}" for v in (median, min(values), max(values)))])
-        lines[-1].append(f"{fastest / median:.1f}")
+        cells = [spec.cells for map_, spec in MAPS.items() if name.startswith(f"{map_},")]
+        per_cell = f"{1e9 / max(values) / cells[0]:.3f}" if cells else "-"  # the fastest repeat
+        lines[-1] += [f"{fastest / median:.1f}", per_cell]
     for line in lines:
         print(f"{line[0]:46}" + "".join(f"{cell:>18}" for cell in line[1:]))
     if args.csv:

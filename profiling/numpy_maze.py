@@ -40,7 +40,7 @@ class NumpyCorridors:
         self.agent = now
         self.elapsed += 1
         terminated = now == self.goal
-        truncated = ~terminated & (self.elapsed == self.spec.max_steps)
+        truncated = ~terminated & (self.elapsed == self.spec.step_limit)
         reward = np.where(terminated, 1, np.where(open_, 0, -0.01)).astype(np.float32)
         change = self.rng.random(len(actions)) < self.spec.p_change
         self.close_doors(np.flatnonzero(change & ~terminated))

@@ -83,7 +83,7 @@ class Maze:
         changes = draws.word() < round(self.spec.p_change * 2**32)
         if not reached and changes and self.spec.door_count:
             self.redraw_doors(draws)
-        late = not reached and self.elapsed == self.spec.max_steps
+        late = not reached and self.elapsed == self.spec.step_limit
         view = self.view()
         if reached or late:
             self.reset()
@@ -156,6 +156,15 @@ class Maze:
                     distance[near] = distance[cell] + 1
                     waiting.append(near)
         return distance.get(self.goal, -1)
+
+
+def corridor_cell(row: int, col: int, rows: int, cols: int) -> str:
+    """A cell of the map "corridors", as the published board is described."""
+    if row in (0, rows - 1):
+        return "-"
+    if col in (0, cols - 1):
+        return "|"
+    return {0: "|", 1: "d", 2: "."}[row % 2 + col % 2]
 
 
 def take(draws: Draws, cells: list[tuple[int, int]], taken: tuple[int, int]) -> tuple[int, int]:

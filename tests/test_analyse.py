@@ -148,7 +148,7 @@ def test_a_walk_is_a_plain_loop_over_mazes(spec, mode, monkeypatch):
         mazes, z = MazeBatch(spec, 8, seed=SEED_LIMIT + 4), None
         obs = mazes.reset()[i : i + 1]
         previous = board = mazes.get_state()["boards"][i].numpy()
-        for t in range(spec.max_steps):
+        for t in range(spec.step_limit):
             states = [hrm.carry_from(z or hrm.start_seed(1))]
             for _ in range(3):
                 carry, q = hrm.segment(states[-1], obs)

@@ -62,6 +62,11 @@ BAD_FLAGS = [
     (["--env.map", "missing.map"], ["map is missing.map (No such file", "four-rooms"]),
     (["--env.map=castle", "--seed", "1"], ["map is castle (No such file", "or a text file"]),
     (["--env.map", "/"], ["map is /", "Is a directory", "or a text file"]),
+    (["--env.size", "21"], ["size is 21: expected None, as a drawn map has its own"]),
+    (["--env.map", "four-rooms", "--env.size", "9"], ["size is 9", "as four-rooms has its own"]),
+    (["--preset", "maze", "--env.size", "20"], ["size is 20: expected an odd number, 5 to 31"]),
+    (["--preset", "maze", "--env.size", "33"], ["size is 33: expected 5 to 31"]),
+    (["--preset", "maze", "--env.size", "big"], ["--env.size", "expected a whole number or None"]),
     (["--hrm.heads", "5"], ["heads", "5", "48"]),
     (["--hrm.positions", "alibi"], ["alibi", "rope2d"]),
     (["--hrm.cells", "98"], ["hrm.cells", "98", "49"]),
@@ -111,6 +116,28 @@ def test_good_flags() -> None:
     assert (room.hrm.cells, room.hrm.columns) == (81, 9)
     same = parse_flags(["--preset=quick", "--env.actions", "8", "--hrm.actions", "8"])
     assert same.hrm.actions == 8
+
+
+def test_corridors_of_a_size() -> None:
+    """The model takes the board's size; the time limit and the doors follow from it."""
+    config = parse_flags(["--preset", "maze", "--env.size", "21"])
+    assert (config.hrm.cells, config.hrm.columns, config.hrm.tokens) == (361, 19, 281)
+    assert (config.env.step_limit, config.env.door_count, config.env.wall_count) == (140, 18, 37)
+    paper = parse_flags(["--preset", "paper-maze", "--env.size", "31"])
+    assert (paper.hrm.cells, paper.hrm.tokens, paper.env.step_limit) == (961, 962, 207)
+    quick = parse_flags(["--preset", "quick", "--env.map", "corridors", "--env.size", "21"])
+    assert (quick.env.step_limit, quick.env.door_count) == (140, 18)
+    own = parse_flags(["--preset", "maze", "--env.size", "21", "--env.max-steps", "50"])
+    assert own.env.step_limit == 50
+    assert configs.from_json(configs.to_json(config)) == config
+
+
+def test_a_config_of_before_there_were_sizes() -> None:
+    old = json.loads(configs.to_json(PRESETS["maze"]))
+    del old["env"]["size"]
+    old["env"]["max_steps"] = 80  # None today
+    env = configs.from_json(json.dumps(old)).env
+    assert (env.board, env.step_limit) == (PRESETS["maze"].env.board, 80)
 
 
 def test_walls_follow_from_the_map() -> None:
@@ -219,7 +246,7 @@ def test_every_preset_is_the_published_one_or_says_how_it_differs() -> None:
     assert paper.updates == 200_000
     assert (paper.env.rows, paper.env.cols) == (11, 13)
     assert (paper.env.door_count, paper.env.wall_count) == (5, 10)
-    assert (paper.env.p_change, paper.env.max_steps, paper.env.actions) == (0.05, 80, 4)
+    assert (paper.env.p_change, paper.env.step_limit, paper.env.actions) == (0.05, 80, 4)
     hrm = paper.hrm
     assert (hrm.width, hrm.heads, hrm.inner_width, hrm.segments) == (64, 2, 256, 8)
     assert (hrm.h_layers, hrm.l_layers, hrm.h_cycles, hrm.l_cycles) == (4, 4, 2, 2)

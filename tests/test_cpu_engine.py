@@ -35,6 +35,10 @@ SHAPES = {
     ),
     "published": HRMConfig(segments=1),
     "all goals": replace(QUICK, width=48, heads=3, inner=96, l_layers=2, q_token="goal"),
+    "the largest corridors": HRMConfig(
+        cells=961, columns=31, width=8, heads=1, inner=8, h_layers=1, l_layers=1, h_cycles=1,
+        l_cycles=1, segments=1, positions="rope2d", q_token="goal", carry="reset",
+    ),
     "wide, several tiles": HRMConfig(
         cells=150, columns=10, width=128, inner=40, h_layers=1, l_layers=1, h_cycles=1, l_cycles=1,
         segments=1, positions="rope2d", carry="full",

@@ -50,6 +50,7 @@ def test_make_and_make_vec(name):
 def test_fields_of_the_spec_are_keyword_arguments():
     env = gymnasium.make("hrm_fast/Room-v0", size=5, actions=8, max_steps=7)
     assert env.observation_space.shape == (5, 5) and env.action_space.n == 8
+    assert gymnasium.make("hrm_fast/Corridors-v0", size=21).observation_space.shape == (21, 21)
     own = gymnasium.make_vec("hrm_fast/Room-v0", num_envs=2, map=("..d..", "@.|.>"), closed_doors=1)
     assert own.reset(seed=0)[0].tobytes().decode() == "..#..@.|.>" * 2
     spec = MazeSpec(map="four-rooms", max_steps=9)

@@ -1,12 +1,13 @@
 """The C++ mazes against a plain-Python oracle, recorded MiniHack steps and themselves."""
 
 import ast
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from maze_oracle import Maze, philox
+from maze_oracle import Maze, corridor_cell, philox
 
 from envs import MazeBatch, MazeSpec, Step, _maze
 
@@ -17,6 +18,9 @@ SPECS = {
     "corridors-8": MazeSpec(actions=8, crop_wall=True, p_change=0.4, max_steps=17),
     "corridors-full": MazeSpec(closed_doors=40, fixed_walls=9, p_change=1.0),
     "corridors-view": MazeSpec(view_radius=2),
+    "corridors-5": MazeSpec(size=5, closed_doors=1, p_change=0.2, max_steps=8),
+    "corridors-21": MazeSpec(size=21, p_change=0.3, max_steps=25),
+    "corridors-31": MazeSpec(size=31, actions=8, crop_wall=True, p_change=0.3, max_steps=20),
     "four-rooms": MazeSpec(map="four-rooms", closed_doors=2, p_change=0.3, max_steps=25),
     "four-rooms-8": MazeSpec(map="four-rooms", actions=8, start_goal_distance=0, max_steps=9),
     "four-rooms-far": MazeSpec(map="four-rooms", start_goal_distance=2, view_radius=0),
@@ -60,7 +64,33 @@ def test_agrees_with_oracle(name: str) -> None:
             assert bytes(step.final_obs[i].numpy()) == view
             assert lengths[i] == maze.path_length(maze.agent)
             ended += terminated or truncated
-    assert ended > 0 or spec.max_steps > steps
+    assert ended > 0 or spec.step_limit > steps
+
+
+def test_the_published_board_is_what_it_was() -> None:
+    """Before corridors had a size these were the same bits."""
+    batch, total = MazeBatch(MazeSpec(), 64, 2**40 + 5), hashlib.sha256()
+    for actions in random_actions(batch.spec, 64, 300):
+        for tensor in batch.step(actions):
+            total.update(tensor.numpy().data)
+    assert total.hexdigest() == "4311432f44f7c0715876d9e621849ad075eb82002418a9f125efef041294875f"
+
+
+def test_corridors_of_every_size() -> None:
+    for rows, cols, size in ((11, 13, None), *((n, n, n) for n in range(5, 32, 2))):
+        cells = [[corridor_cell(r, c, rows, cols) for c in range(cols)] for r in range(rows)]
+        assert MazeSpec(size=size).board == tuple("".join(row) for row in cells)
+    found = {n: MazeSpec(size=n) for n in (None, 5, 11, 21, 31)}
+    counts = {n: (s.door_count, s.wall_count, s.step_limit) for n, s in found.items()}
+    assert counts == {
+        None: (5, 10, 80),
+        5: (0, 1, 33),
+        11: (4, 8, 73),
+        21: (18, 37, 140),
+        31: (43, 86, 207),
+    }
+    own = MazeSpec(size=21, closed_doors=0, fixed_walls=3, max_steps=99)
+    assert (own.door_count, own.wall_count, own.step_limit) == (0, 3, 99)
 
 
 def test_recorded_minihack_steps() -> None:

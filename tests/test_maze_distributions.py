@@ -84,6 +84,20 @@ def test_ten_walls_and_five_doors_in_corridors() -> None:
     assert ((boards == ord("|"))[:, base == ord("d")].sum(1) == 10).mean() > 0.999
 
 
+@pytest.mark.parametrize("size", [11, 21, 31])
+def test_large_corridors_are_as_dense_as_the_published_ones(size: int) -> None:
+    """Doors and walls by the doorway; and as seldom as there do doors cut off the goal."""
+    boards = {n: MazeBatch(MazeSpec(size=n), 4000) for n in (None, size)}
+    for glyph, share in (("#", 5 / 49), ("|", 10 / 49)):
+        doorway = base_of(boards[size].spec) == ord("d")
+        found = (boards[size].observe().numpy() == ord(glyph))[:, doorway]
+        assert found.mean() == pytest.approx(share, abs=0.5 / doorway.sum())
+    cut_off = {n: (batch.shortest_path()[0] < 0).float().mean() for n, batch in boards.items()}
+    assert cut_off[size] < cut_off[None] + 0.01
+    doorless = MazeBatch(MazeSpec(size=size, closed_doors=0), 4000)
+    assert (doorless.shortest_path()[0] > 0).all()
+
+
 @pytest.mark.parametrize("map_", ["corridors", "four-rooms"])
 def test_doors_change_at_rate_p_and_keep_off_people(map_: str) -> None:
     spec = MazeSpec(map=map_, p_change=0.1, max_steps=10_000, fixed_walls=0)

@@ -266,6 +266,15 @@ def test_play_walks_with_the_keys():
     assert terminal.end() == 0
 
 
+@pytest.mark.parametrize("size", [21, 31])
+def test_play_in_corridors_of_a_size(size):
+    terminal = Terminal("train.play", "--map", "corridors", "--size", str(size), "--seed", "1")
+    screen = terminal.until(f"Step 0 of {round(80 * size / 12)}, reward 0.00")
+    assert screen.count("\n") > size
+    terminal.press("q")
+    assert terminal.end() == 0
+
+
 def test_play_with_eight_actions_and_ctrl_c():
     terminal = Terminal("train.play", "--map", MAP, "--actions", "8", "--max-steps", "2")
     assert "yubn diagonally" in terminal.until("start: 2.")
@@ -300,6 +309,8 @@ def test_programs_as_processes():
         (["--p-change", "1.5"], "p_change is 1.5: expected 0 to 1"),
         (["--map", "castle"], "map is castle (No such file or directory): expected four-rooms"),
         (["--map", "@..\n..", "--max-steps", "9"], "map row 1 has 2 cells: expected 3"),
+        (["--size", "20"], "size is 20: expected an odd number, 5 to 31, for 'corridors'"),
+        (["--map", "four-rooms", "--size", "9"], "size is 9: expected None, as four-rooms has its"),
         (["--seed", "-1"], "seed is -1: expected 0 to "),
         (["--colour", "1"], "colour"),
     ],

@@ -108,7 +108,7 @@ def card(name: str, config: Config, results: dict[str, Result], seed: int) -> st
     kind, board = (env.id, env.summary) if isinstance(env, GymSpec) else ("drawn", "")
     if isinstance(env, MazeSpec):
         kind = env.map if env.map in NAMED_MAPS else "drawn-maze"
-        board = f"{kind.replace('-', ' ')}, {env.rows} x {env.cols}, at most {env.max_steps} steps"
+        board = f"{kind.replace('-', ' ')}, {env.rows} x {env.cols}, at most {env.step_limit} steps"
     rows = (
         f"| {walker} | {r.success:.1%} | {r.success_low:.1%} to {r.success_high:.1%} "
         f"| {r.mean_length:.1f} |"

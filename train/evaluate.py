@@ -187,7 +187,7 @@ def program(
     is_maze = isinstance(spec, MazeSpec)
     if is_maze:
         walkers["shortest path, re-planned"] = shortest_path_walker
-    where = spec.summary if isinstance(spec, GymSpec) else f"limit {spec.max_steps} steps"
+    where = spec.summary if isinstance(spec, GymSpec) else f"limit {spec.step_limit} steps"
     with replacing(json_file) if json_file else nullcontext() as part:
         print(f"{checkpoint}: {episodes} unseen episodes, {where}")
         results = {}

@@ -96,7 +96,7 @@ def walk(spec: MazeSpec, seed: int) -> None:
         steps, total, news, end = 0, 0.0, "", ""
         board = obs.numpy().reshape(spec.rows, spec.cols)
         while not end:
-            status = f"Step {steps} of {spec.max_steps}, reward {total:.2f}{_shortest(shortest)}."
+            status = f"Step {steps} of {spec.step_limit}, reward {total:.2f}{_shortest(shortest)}."
             draw(board, spec, [status, news])
             key = read_key()
             if key in QUIT:

@@ -181,6 +181,13 @@ HOST_DEVICE inline void reset(const Spec &spec, Maze &maze, uint8_t *board, uint
         return place_walls<3>(spec, maze, board, stream, eligible);
     case 4:
         return place_walls<4>(spec, maze, board, stream, eligible);
+#ifndef __CUDA_ARCH__ // there eight words spill registers
+    case 5:
+    case 6:
+    case 7:
+    case 8:
+        return place_walls<8>(spec, maze, board, stream, eligible);
+#endif
     default:
         return place_walls<kMaxWords>(spec, maze, board, stream, eligible);
     }

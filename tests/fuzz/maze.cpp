@@ -57,7 +57,9 @@ Spec read_spec(Bytes &bytes) {
     if (rows * cols < 2)
         throw std::invalid_argument("map cells");
     const int steps[] = {1, 2, 5, 80, INT32_MAX};
-    Settings settings{rows, cols, 4 + 4 * (bytes.one() & 1), 0, 0, 0, 0, 0, 0, '#'};
+    const uint8_t kind = bytes.one();
+    const bool corridors = kind >= 192 && rows % 2 && cols % 2; // drawn here: few bytes would be
+    Settings settings{rows, cols, 4 + 4 * (kind & 1), 0, 0, 0, 0, 0, 0, '#'};
     settings.closed_doors = bytes.one() - 1;
     settings.fixed_walls = bytes.one() % 32;
     settings.max_steps = steps[bytes.one() % std::size(steps)];
@@ -67,7 +69,7 @@ Spec read_spec(Bytes &bytes) {
     settings.door_glyph = settings.fixed_walls == 0 && bytes.one() % 2 ? kWall : '#';
     uint8_t map[kMaxCells], rooms[kMaxCells];
     for (int cell = 0; cell < rows * cols; ++cell) {
-        const uint8_t byte = bytes.one();
+        const uint8_t byte = corridors ? "\3\2\0"[cell / cols % 2 + cell % cols % 2] : bytes.one();
         map[cell] = "..d|- @>"[byte & 7];
         rooms[cell] = byte >> 3;
     }

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from envs import MazeSpec
 from hrm_fast import HRMConfig
 from train import cli
 from train.analyse import curve
@@ -110,6 +111,8 @@ def flat(config: Config) -> dict[str, Any]:
     for name, value in asdict(config).items():
         values |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {}
         values |= {} if isinstance(value, dict) else {name: value}
+    if isinstance(config.env, MazeSpec):  # older runs wrote down the default
+        values["env.max_steps"] = config.env.step_limit
     return {name: value for name, value in values.items() if name not in BOOKKEEPING}
 
 

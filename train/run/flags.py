@@ -41,7 +41,7 @@ class FirstFlags(Config):
 
 MORE = """\
 Maze, model and method have flags of their own. Often changed:
-  --env.map FILE  --env.p-change  --env.actions  --env gym:ID
+  --env.map FILE  --env.size  --env.p-change  --env.actions  --env gym:ID
   --hrm.width  --hrm.segments  --hrm.carry  --hrm.kernels
   --dqn.num-mazes  --dqn.batch-size  --dqn.gamma  --dqn.learning-rate
 --help-all lists every flag with a sentence."""
@@ -66,9 +66,10 @@ def parse(args: list[str] | None = None, description: str = "") -> Config:
     check_env_flags(args, start.env)
     has_map = cli.flag(args, "--env.map") is not None
     if has_map and resume is None and isinstance(start.env, MazeSpec):
-        # the preset's doors belong to its map
+        # the preset's doors belong to its map, and its time limit to the map's size
         plain = MazeSpec(map="room")
-        kept = {n: getattr(start.env, n) for n in ("actions", "p_change", "max_steps", "crop_wall")}
+        limit = () if cli.flag(args, "--env.size") else ("max_steps",)
+        kept = {n: getattr(start.env, n) for n in ("actions", "p_change", "crop_wall", *limit)}
         start = replace(start, env=replace(plain, **kept))
     config = cli.parse(Config, description, start, args)
     if isinstance(start.env, GymSpec) and isinstance(config.env, GymSpec):

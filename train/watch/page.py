@@ -149,7 +149,7 @@ def record(
         "cols": spec.cols,
         "doorways": doorways,
         "pChange": spec.p_change if spec.door_count else 0,
-        "limit": spec.max_steps,
+        "limit": spec.step_limit,
         "width": shape.width,
         "parameters": sum(p.numel() for p in hrm.parameters()),
         "segments": segments or shape.segments,
