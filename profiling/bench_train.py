@@ -62,7 +62,7 @@ def rows_of(names: tuple[str, str], trainer: Trainer, case: Case) -> list[Row]:
         ),
         Row(
             (shape, f"decision of {N} boards", kernels),
-            lambda: HRM.act(trainer.hrm, collector.obs, collector.seed),
+            lambda: HRM.act(trainer.hrm, collector.obs, collector.z),
             N * S * forward_flops(hrm),
         ),
     ]

@@ -23,7 +23,7 @@ def target_of(target: HRM, batch: Transition, gamma: float) -> Target:
     """Computed once per batch, by the target network: one goal's value, or every cell's."""
     if target.config.q_token == "goal":
         return goals_target(target, batch, gamma)
-    q_t, _ = target.act(batch.s_t, batch.seed_t)
+    q_t, _ = target.act(batch.s_t, batch.z_t)
     return Target(batch.r_t + batch.discount_t * q_t.amax(-1))
 
 
@@ -39,7 +39,7 @@ def goals_target(target: HRM, batch: Transition, gamma: float) -> Target:
     kernels/goal_loss.py.
     """
     bump = batch.r_t.clamp(max=0.0)[:, None]
-    y = gamma * target.goal_values(batch.s_t, batch.seed_t).amax(-1)  # [B, cells]
+    y = gamma * target.goal_values(batch.s_t, batch.z_t).amax(-1)  # [B, cells]
     if batch.reached is not None:
         y = torch.maximum(y, batch.reached)
     y = (y + bump).clamp(min=0.0).scatter(1, agent_cell(batch.s_t)[:, None], 1.0)

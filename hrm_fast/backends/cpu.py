@@ -243,7 +243,7 @@ class _TDSegment(torch.autograd.Function):
 
 
 def _alike(start: Start) -> Start:
-    """z_H and z_L with the same strides; a seed that is expanded over the tokens stays expanded."""
+    """z_H and z_L with the same strides; a z that is expanded over the tokens stays expanded."""
     tokens, z_H, z_L, read = start
     if z_H.stride() != z_L.stride() or z_H.stride(-1) != 1:
         z_H, z_L = z_H.contiguous(), z_L.contiguous()

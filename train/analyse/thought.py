@@ -13,7 +13,7 @@ class Thought(NamedTuple):
     q: torch.Tensor  # float32 [S, B, A]; the decision's are q[-1]
     z_H: torch.Tensor  # [S, B, T, D], after each segment
     z_L: torch.Tensor
-    seed: Carry  # of the next decision, [B, *seed_shape] twice
+    stored: Carry  # of the next decision, [B, *stored_shape] twice
     values: torch.Tensor | None  # float32 [S, B, cells], of every cell as the goal: its best Q
 
 
@@ -46,4 +46,4 @@ def decide_and_record(
             values.append(hrm.values_of_cells(carry.z_H).amax(-1))
     z_H, z_L = (torch.stack(z) for z in zip(*carries, strict=True))
     every_cell = torch.stack(values) if values else None
-    return Thought(torch.stack(qs), z_H, z_L, hrm.seed(carry), every_cell)
+    return Thought(torch.stack(qs), z_H, z_L, hrm.stored(carry), every_cell)

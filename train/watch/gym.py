@@ -30,7 +30,7 @@ def scenes(
             best = q[0].argmax()
             values = (f"{'>' if i == best else ''}{value:.3f}" for i, value in enumerate(q[0]))
             shown = f"{batch.text().rstrip()}\nQ  {'  '.join(values)}"
-            return q, hrm.seed(carry)
+            return q, hrm.stored(carry)
 
         for episode in range(1, episodes + 1):
             total = 0.0

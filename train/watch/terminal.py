@@ -49,7 +49,7 @@ def moments(
     def decide(obs: Tensor, z: Carry) -> tuple[Tensor, Carry]:
         values, carry = hrm.decide(obs, z, segments)
         q[:] = values[0].tolist()
-        return values, hrm.seed(carry)
+        return values, hrm.stored(carry)
 
     for episode in range(1, episodes + 1):
         reward, changed = 0.0, False
