@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hrm_fast.backends import Backend, Backends
-from hrm_fast.backends.shape import Keep, Start
+from hrm_fast.backends.shape import TD, Keep, Start
 from hrm_fast.config import HRMConfig, check_count
 from hrm_fast.weights import Weights
 from kernels.ops import Ops
@@ -109,11 +109,9 @@ class HRM(Weights):
         self._check_td(len(tokens), a_tm1, target, weight)
         if weight is not None and self.seen is not None:
             target, weight = target[:, self.seen], weight[:, self.seen]
+        start, td = self.inputs(carry, tokens), TD(a_tm1, target, weight)
         keep: Keep = "none" if last else "states"
-        start = self.inputs(carry, tokens)
-        loss, q, z_H, z_L = self.backend.td_segment(
-            self.in_order(), start, a_tm1, target, weight, keep
-        )
+        loss, (q, z_H, z_L) = self.backend.td_segment(self.in_order(), start, td, keep)
         return carry if last else Carry(z_H, z_L), self.activated(q), loss
 
     @torch.no_grad()
