@@ -7,6 +7,7 @@ computes a segment.
 Sources: HRM, arXiv 2506.21734; HRM-Agent, arXiv 2510.22832.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -128,7 +129,7 @@ class HRM(Weights):
         """
         carry = self.start(len(tokens)) if seed is None else self.carry_from(seed)
         if self.config.halting and segments is None:
-            carry = self._until_halted(carry, tokens)
+            *_, carry = self.until_halted(carry, tokens)
             return self.q_values(carry.z_H, tokens), carry
         segments = self.config.segments if segments is None else segments
         segments = check_count("segments", segments)
@@ -173,7 +174,8 @@ class HRM(Weights):
             raise ValueError("halting is False: expected True, for halt logits")
         return self.halt_head(carry.z_H[:, 0].to(self.halt_head.weight.dtype))
 
-    def _until_halted(self, carry: Carry, tokens: Tensor) -> Carry:
+    def until_halted(self, carry: Carry, tokens: Tensor) -> Iterator[Carry]:
+        """The carry after each segment, until all boards halt; one that has halted keeps its z."""
         halted = torch.zeros(len(tokens), 1, 1, dtype=torch.bool, device=tokens.device)
         for _ in range(self.config.segments):
             new = self.think(carry, tokens)
@@ -181,9 +183,9 @@ class HRM(Weights):
             carry = Carry(z_H, z_L)
             halt, proceed = self.halt_logits(carry).unbind(1)
             halted = halted | (halt > proceed)[:, None, None]
+            yield carry
             if halted.all():
                 break
-        return carry
 
     def _check_td(self, B: int, a_tm1: Tensor, target: Tensor, weight: Tensor | None) -> None:
         """ValueError: no boards, or tensors of another shape: a loss would broadcast in silence."""

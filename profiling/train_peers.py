@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hrm_fast import HRM, Carry, HRMConfig
 from hrm_fast.config import DType
+from train.analyse.figures import multiply_adds
 from train.config import PRESETS, Config
 from train.trainer import Trainer
 
@@ -27,9 +28,7 @@ class Case(NamedTuple):
 
 def forward_flops(hrm: HRMConfig) -> int:
     """One segment of one board forward; products and attention, a multiply-add being two."""
-    T, D, F = hrm.tokens, hrm.width, hrm.inner_width
-    block = T * (2 * (4 * D * D + 3 * D * F) + 4 * T * D)
-    return hrm.h_cycles * (hrm.l_cycles * hrm.l_layers + hrm.h_layers) * block
+    return 2 * multiply_adds(hrm, segments=1)
 
 
 def segment_flops(hrm: HRMConfig) -> int:
