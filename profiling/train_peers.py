@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from math import inf
 from typing import NamedTuple
 
@@ -57,44 +56,17 @@ def shaped(shape: str, paper_batch: int, dtype: DType = "float32") -> Config:
 
 
 def build(config: Config, kernels: str, device: torch.device) -> Trainer:
-    """A trainer whose `phase` also has the seconds of all decisions, under "act".
-
-    "unfused" is the engine with the loss outside of it, which computes the segment twice.
-    """
-    own = {"compiled": "reference", "unfused": "cpu"}.get(kernels, kernels)
+    """A trainer whose `phase` also has the seconds of all decisions, under "act"."""
+    own = "reference" if kernels == "compiled" else kernels
     trainer = Trainer(replace(config, hrm=replace(config.hrm, kernels=own)), device)
     mode = "default" if device.type == "cpu" else "max-autotune-no-cudagraphs"
     for hrm in (trainer.hrm, trainer.target):
         if kernels == "compiled":
             plain = hrm.backends.reference
             plain.forward = torch.compile(plain.forward, fullgraph=True, dynamic=False, mode=mode)
-        if kernels == "unfused":
-            hrm.td_segment = partial(td_through_think, hrm)
         hrm.act = trainer.phase("act")(hrm.act)
         hrm.goal_values = trainer.phase("act")(hrm.goal_values)
     return trainer
-
-
-def td_through_think(
-    hrm: HRM,
-    carry: Carry,
-    tokens: Tensor,
-    a_tm1: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    *,
-    last: bool = False,
-) -> tuple[Carry, Tensor, Tensor]:
-    """`HRM.td_segment`, as a loss on other values would have to do it."""
-    z_H, z_L = hrm.think(carry, tokens)
-    q = hrm.q_values(z_H, tokens)
-    if weight is None:
-        found = hrm.ops.td_loss(q, a_tm1, target)
-    else:
-        if hrm.seen is not None:
-            target, weight = target[:, hrm.seen], weight[:, hrm.seen]
-        found = hrm.ops.goal_loss(z_H, hrm.q_head, a_tm1, target, weight)
-    return carry if last else Carry(z_H.detach(), z_L.detach()), q, found
 
 
 def make_case(trainer: Trainer) -> Case:

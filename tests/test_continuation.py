@@ -121,7 +121,7 @@ def test_a_difference_is_seen(tmp_path: Path) -> None:
         trainer.cycle()
     assert differing(contents(one), contents(other)) == []
     torch.rand(1, generator=other.generator)
-    other.collector.seed.z_H[0, 0].nextafter_(torch.tensor(9.0))
+    other.collector.z.z_H[0, 0].nextafter_(torch.tensor(9.0))
     assert differing(contents(one), contents(other)) == ["collector/seed_H", "generator"]
 
 

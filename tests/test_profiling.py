@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hrm_fast import HRMConfig
-from profiling import bench_train, roofline, study, train_peers
+from profiling import bench_train, study, train_peers
 from train import cli
 from train import config as configs
 from train.flags import parse as parse_flags
@@ -45,12 +45,10 @@ def test_eager_and_fused_answer_alike_and_are_timed() -> None:
     sizes = {"num_mazes": 8, "batch_size": 4, "replay_size": 200, "learning_starts": 32}
     hrm = replace(quick.hrm, segments=3)
     tiny = replace(quick, hrm=hrm, dqn=replace(quick.dqn, **sizes))
-    trainers, missing, case = train_peers.peers(
-        tiny, "tiny", ["unfused", "cpu"], torch.device("cpu")
-    )
-    assert list(trainers) == ["reference", "unfused", "cpu"]
+    trainers, missing, case = train_peers.peers(tiny, "tiny", ["cpu"], torch.device("cpu"))
+    assert list(trainers) == ["reference", "cpu"]
     assert not missing
-    rows = [bench_train.matmul_row(1, 1)]
+    rows = [bench_train.matmul_row("cpu", 1, 1)]
     for kernels, trainer in trainers.items():
         rows += bench_train.rows_of(("tiny", kernels), trainer, case)
         trainer.phase.seconds.clear()
@@ -156,31 +154,6 @@ def test_whole_runs_are_kept(jobs: list[study.Job], capsys: pytest.CaptureFixtur
     assert [study.whole(job) for job in jobs] == [False, True, True, True]
 
 
-def test_roofline_of_a_table(tmp_path: Path) -> None:
-    table = tmp_path / "gpu.csv"
-    rows = [
-        ("product 8192^3", "torch", 1400.0, 780.0, ""),
-        ("copy of 1 GiB", "torch", 700.0, 0.0, "3 TB/s"),
-        ("block forward", "triton", 40.0, 150.0, ""),
-    ]
-    lines = ["what,peer,microseconds,tflops,per_second", *(",".join(map(str, r)) for r in rows)]
-    table.write_text("\n".join(lines) + "\n")
-    moved = roofline.megabytes(roofline.KERNELS, "90")
-    assert moved["attention_block forward"] > 10
-    roofline.draw(roofline.measured(table), moved, tmp_path / "roofline.png")
-    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
-    table.write_text("\n".join(lines[:2]) + "\n")
-    with pytest.raises(ValueError, match=r"gpu\.csv has no .*: expected a whole gpu_check"):
-        roofline.measured(table)
-    table.write_text("\n".join(lines).replace("3 TB/s", ""))
-    with pytest.raises(ValueError, match=r"per_second of 'copy of 1 GiB' is '': expected a number"):
-        roofline.draw(roofline.measured(table), moved, tmp_path / "roofline.png")
-    with pytest.raises(ValueError, match=r"roofline\.png is no text"):
-        roofline.measured(tmp_path / "roofline.png")
-    with pytest.raises(ValueError, match=r"none\.csv: No such file"):
-        roofline.measured(tmp_path / "none.csv")
-
-
 @pytest.mark.parametrize(("words", "message"), [
     (["--repeats", "0"], "--repeats is 0: expected 1 or more"),
     (["--paper-batch", "0"], "--paper-batch is 0: expected 1 or more"),
@@ -196,7 +169,7 @@ def test_a_bad_benchmark_is_refused_before_it_runs(
 
 @pytest.mark.parametrize("script", ["nsys_train.sh", "ncu_kernel.sh"])
 def test_scripts_say_what_they_miss(script: str) -> None:
-    words = ["sh", str(Path(roofline.__file__).with_name(script)), "swiglu_block"]
+    words = ["sh", str(Path(bench_train.__file__).with_name(script)), "swiglu_block"]
     path = {"PATH": "/bin:/usr/bin"}
     done = subprocess.run(words, capture_output=True, text=True, env=path, check=False)
     assert done.returncode == 2
