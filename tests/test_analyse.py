@@ -1,8 +1,8 @@
 """The convergence study: against a closed form, against a slow loop over mazes, and its program."""
 
 import csv
+import functools
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import torch
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry, HRMConfig
-from train import cli
 from train.analyse import __main__ as analyse
 from train.analyse import convergence, curve, study
 from train.analyse.study import Analyse, move_goal, think, to_references
@@ -188,16 +187,8 @@ def test_as_many_are_solved_as_evaluate_says():
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the program here -> (exit status, stdout, stderr)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["analyse", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main(analyse.main)
-        return stop.value.code, *capsys.readouterr()
-
-    return run
+def run(run):
+    return functools.partial(run, analyse)
 
 
 def save(folder, hrm, spec=SPEC):
