@@ -48,14 +48,9 @@ def goals_target(target: HRM, batch: Transition, gamma: float) -> Target:
     return Target(y, counts / counts.sum(1, keepdim=True))
 
 
-def exploration_done(config: DQNConfig, update: Tensor) -> Tensor:
-    """Share of `epsilon_updates` that is done at the counter `update`, int64 [1] -> float32 [1]."""
-    if config.epsilon_updates == 0:
-        return torch.ones(1, dtype=torch.float32, device=update.device)
-    return (update.float() / config.epsilon_updates).clamp(max=1.0)
-
-
 def epsilon_at(config: DQNConfig, update: Tensor) -> Tensor:
     """Linear from epsilon_start to epsilon_end over epsilon_updates updates, float32 [1]."""
-    done = exploration_done(config, update)
+    done = torch.ones(1, dtype=torch.float32, device=update.device)
+    if config.epsilon_updates > 0:
+        done = (update.float() / config.epsilon_updates).clamp(max=1.0)
     return config.epsilon_start + done * (config.epsilon_end - config.epsilon_start)
