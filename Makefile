@@ -13,7 +13,7 @@ train: .venv/installed
 # Reset, Carry and full Carry at the size of `quick`, five seeds each: about an hour on two cores
 study: .venv/installed
 	$(BIN)/python -m profiling.study --out runs/study --seeds 0 1 2 3 4 --updates 2500 \
-	--at 1000 1500 2000 2500 --names base carry-carry carry-full $(ARGS)
+	--at 1000 1500 2000 2500 --changes "hrm.carry carry" "hrm.carry full" $(ARGS)
 
 # every figure of README and docs/, from committed results; the viewer's wants Chromium
 figures: .venv/installed

@@ -85,22 +85,20 @@ def from_reference(state_dict: Mapping[str, torch.Tensor], config: HRMConfig) ->
     `HRMConfig.halting`. ValueError: a tensor that is missing, unknown or of another shape.
     """
     given = {name.removeprefix("_orig_mod."): value for name, value in state_dict.items()}
-    hrm = HRM(config)
-    own = hrm.state_dict()
     table = names(config)
     known = {PREFIX + name for name in (*table, *HALT)}
     for name in given:
         if name not in known:
             raise ValueError(f"{name} is in the checkpoint: expected no tensor of that name")
-    shapes = {name: list(shape) for name, shape in reference_shapes(config).items()}
+    shapes = reference_shapes(config)
+    for name in (PREFIX + own for own in table):
+        found = list(given[name].shape) if name in given else "missing"
+        if found != list(shapes[name]):
+            raise ValueError(f"{name} is {found}: expected {list(shapes[name])}")
+    hrm = HRM(config)  # not before: a shape may ask for more memory than its file holds
+    own = hrm.state_dict()
     for name, ours in table.items():
-        if PREFIX + name not in given:
-            raise ValueError(f"{PREFIX}{name} is missing: expected {shapes[PREFIX + name]}")
         value = given[PREFIX + name]
-        if list(value.shape) != shapes[PREFIX + name]:
-            raise ValueError(
-                f"{PREFIX}{name} is {list(value.shape)}: expected {shapes[PREFIX + name]}"
-            )
         own[ours].copy_(value[: config.actions] if name == LM_HEAD else value.view_as(own[ours]))
     return hrm
 

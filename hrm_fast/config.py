@@ -1,8 +1,8 @@
 """The shape of an HRM, as one frozen dataclass whose defaults are the published shape."""
 
 import operator
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin
 
 Positions = Literal["rope", "rope2d", "learned", "rope2d+learned"]
 PositionStart = Literal["random", "sincos"]
@@ -11,14 +11,6 @@ CarryMode = Literal["reset", "carry", "full"]
 Kernels = Literal["auto", "reference", "triton", "cuda", "cpu"]
 DType = Literal["float32", "bfloat16"]
 
-CHOICES = {
-    "positions": get_args(Positions),
-    "position_start": get_args(PositionStart),
-    "q_token": get_args(QToken),
-    "carry": get_args(CarryMode),
-    "kernels": get_args(Kernels),
-    "dtype": get_args(DType),
-}
 COUNTS = ("cells", "actions", "width", "heads", "h_layers", "l_layers", "h_cycles", "l_cycles")
 LIMITS = {"cells": 2**20, "columns": 2**20, "width": 2**16, "inner": 2**18, "vocab": 2**20}
 OPTIONAL_COUNTS = ("vocab", "inner", "columns")
@@ -80,10 +72,10 @@ class HRMConfig:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                bad(name, value, " or ".join(map(repr, choices)))
+        for field in fields(self):
+            value, choices = getattr(self, field.name), get_args(field.type)
+            if get_origin(field.type) is Literal and value not in choices:
+                bad(field.name, value, " or ".join(map(repr, choices)))
         for name in (*COUNTS, "segments"):
             check_count(name, getattr(self, name))
         for name in OPTIONAL_COUNTS:

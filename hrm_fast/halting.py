@@ -30,9 +30,9 @@ def halting_loss(logits: Tensor, is_right: Tensor, next_logits: Tensor, is_last:
     return (bce(halt, is_right.float()) + bce(proceed, best.sigmoid())) / 2
 
 
-def best_action(target: HRM, tokens: Tensor, seed: Carry) -> Tensor:
+def best_action(target: HRM, tokens: Tensor, z: Carry) -> Tensor:
     """Greedy actions int64 [B] of the target network after all its segments."""
-    q, _ = target.decide(tokens, seed, target.config.segments)
+    q, _ = target.decide(tokens, z, target.config.segments)
     return q.argmax(-1)
 
 

@@ -1,26 +1,27 @@
 """The Hierarchical Reasoning Model with a Q head: segments, decisions, Carry modes.
 
-A *segment* is one pass that can carry gradient; a *decision* is S segments from one start. What
-a decision hands to the next decision of the same maze is its *seed*. backends/plain.py computes a
-segment.
+A *segment* is one pass that can carry gradient; a *decision* is S segments from one start. The
+*stored z* is what a decision hands to the next decision of the same maze. backends/plain.py
+computes a segment.
 
 Sources: HRM, arXiv 2506.21734; HRM-Agent, arXiv 2510.22832.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hrm_fast.backends import Backend, Backends
-from hrm_fast.backends.shape import Keep, Start
+from hrm_fast.backends.shape import TD, Keep, Start
 from hrm_fast.config import HRMConfig, check_count
 from hrm_fast.weights import Weights
 from kernels.ops import Ops
 
 
 class Carry(NamedTuple):
-    """The two states [B, T, D] between segments, or a seed [B, *HRM.seed_shape]."""
+    """The two states [B, T, D] between segments, or a stored z [B, *HRM.stored_shape]."""
 
     z_H: Tensor
     z_L: Tensor
@@ -36,8 +37,8 @@ class HRM(Weights):
         self.backends = Backends(config)
 
     @property
-    def seed_shape(self) -> tuple[int, ...]:
-        """Shape of one maze's seed: (D,), (T, D) for full carry, (0,) where nothing is carried."""
+    def stored_shape(self) -> tuple[int, ...]:
+        """One maze's stored z: (D,), (T, D) for full carry, (0,) where nothing is carried."""
         width = self.config.width
         return {"reset": (0,), "carry": (width,), "full": (self.config.tokens, width)}[
             self.config.carry
@@ -50,24 +51,24 @@ class HRM(Weights):
             self.start_H.to(self.dtype).expand(shape), self.start_L.to(self.dtype).expand(shape)
         )
 
-    def seed(self, carry: Carry) -> Carry:
-        """What to keep of a decision's carry for the next decision: [B, *seed_shape]."""
+    def stored(self, carry: Carry) -> Carry:
+        """What to keep of a decision's carry for the next decision: [B, *stored_shape]."""
         if self.config.carry == "full":
             return carry
-        size = self.seed_shape[0]
+        size = self.stored_shape[0]
         return Carry(carry.z_H[:, -1, :size], carry.z_L[:, -1, :size])
 
-    def start_seed(self, batch: int) -> Carry:
-        """The seed of an episode's first decision: the start states as [B, *seed_shape]."""
-        return self.seed(self.start(batch))
+    def stored_start(self, batch: int) -> Carry:
+        """The stored z of an episode's first decision: the start states as [B, *stored_shape]."""
+        return self.stored(self.start(batch))
 
-    def carry_from(self, seed: Carry | tuple[Tensor, Tensor]) -> Carry:
-        """The carry [B, T, D] that a decision starts from, given its seed [B, *seed_shape]."""
-        z_H, z_L = seed
-        if z_H.shape[1:] != self.seed_shape or z_L.shape != z_H.shape:
+    def carry_from(self, z: Carry | tuple[Tensor, Tensor]) -> Carry:
+        """The carry [B, T, D] that a decision starts from, given its z [B, *stored_shape]."""
+        z_H, z_L = z
+        if z_H.shape[1:] != self.stored_shape or z_L.shape != z_H.shape:
             raise ValueError(
-                f"seed is {list(z_H.shape)} and {list(z_L.shape)}: "
-                f"expected [B, {', '.join(map(str, self.seed_shape))}] twice"
+                f"the stored z is {list(z_H.shape)} and {list(z_L.shape)}: "
+                f"expected [B, {', '.join(map(str, self.stored_shape))}] twice"
             )
         if self.config.carry == "reset":
             return self.start(len(z_H))
@@ -109,11 +110,9 @@ class HRM(Weights):
         self._check_td(len(tokens), a_tm1, target, weight)
         if weight is not None and self.seen is not None:
             target, weight = target[:, self.seen], weight[:, self.seen]
+        start, td = self.inputs(carry, tokens), TD(a_tm1, target, weight)
         keep: Keep = "none" if last else "states"
-        start = self.inputs(carry, tokens)
-        loss, q, z_H, z_L = self.backend.td_segment(
-            self.in_order(), start, a_tm1, target, weight, keep
-        )
+        loss, (q, z_H, z_L) = self.backend.td_segment(self.in_order(), start, td, keep)
         return carry if last else Carry(z_H, z_L), self.activated(q), loss
 
     @torch.no_grad()
@@ -125,12 +124,12 @@ class HRM(Weights):
     ) -> tuple[Tensor, Carry]:
         """Q values float32 [B, A] and carry after S segments without gradient.
 
-        tokens uint8 [B, cells]; seed [B, *seed_shape] twice, None for the start states;
-        segments None: the config's S, and with halting on, fewer on boards that halt.
+        tokens uint8 [B, cells]; seed: the stored z, [B, *stored_shape] twice, None: the start
+        states; segments None: the config's S, and with halting on, fewer on boards that halt.
         """
         carry = self.start(len(tokens)) if seed is None else self.carry_from(seed)
         if self.config.halting and segments is None:
-            carry = self._until_halted(carry, tokens)
+            *_, carry = self.until_halted(carry, tokens)
             return self.q_values(carry.z_H, tokens), carry
         segments = self.config.segments if segments is None else segments
         segments = check_count("segments", segments)
@@ -139,18 +138,18 @@ class HRM(Weights):
         return self.activated(q), Carry(z_H, z_L)
 
     @torch.no_grad()
-    def act(self, tokens: Tensor, seed: Carry) -> tuple[Tensor, Carry]:
-        """`decide` for a walker: q and the next decision's seed, [B, *seed_shape].
+    def act(self, tokens: Tensor, z: Carry) -> tuple[Tensor, Carry]:
+        """`decide` for a walker: q and the next decision's stored z, [B, *stored_shape].
 
         The last block of the last H call is computed only at the tokens that these are read from.
         """
         if self.config.halting or self.config.carry == "full":
-            q, carry = self.decide(tokens, seed)
-            return q, self.seed(carry)
+            q, carry = self.decide(tokens, z)
+            return q, self.stored(carry)
         keep: Keep = "none" if self.config.carry == "reset" else "last"
-        start = self.inputs(self.carry_from(seed), tokens)
+        start = self.inputs(self.carry_from(z), tokens)
         q, z_H, z_L = self.backend.decide(self.in_order(), start, self.config.segments, keep)
-        return self.activated(q), seed if keep == "none" else Carry(z_H, z_L)
+        return self.activated(q), z if keep == "none" else Carry(z_H, z_L)
 
     @torch.no_grad()
     def goal_values(
@@ -175,7 +174,8 @@ class HRM(Weights):
             raise ValueError("halting is False: expected True, for halt logits")
         return self.halt_head(carry.z_H[:, 0].to(self.halt_head.weight.dtype))
 
-    def _until_halted(self, carry: Carry, tokens: Tensor) -> Carry:
+    def until_halted(self, carry: Carry, tokens: Tensor) -> Iterator[Carry]:
+        """The carry after each segment, until all boards halt; one that has halted keeps its z."""
         halted = torch.zeros(len(tokens), 1, 1, dtype=torch.bool, device=tokens.device)
         for _ in range(self.config.segments):
             new = self.think(carry, tokens)
@@ -183,9 +183,9 @@ class HRM(Weights):
             carry = Carry(z_H, z_L)
             halt, proceed = self.halt_logits(carry).unbind(1)
             halted = halted | (halt > proceed)[:, None, None]
+            yield carry
             if halted.all():
                 break
-        return carry
 
     def _check_td(self, B: int, a_tm1: Tensor, target: Tensor, weight: Tensor | None) -> None:
         """ValueError: no boards, or tensors of another shape: a loss would broadcast in silence."""

@@ -35,33 +35,22 @@ Runner = Callable[[], int]
 """Runs for some milliseconds and returns the number of maze steps it made."""
 
 
-def ours(spec: MazeSpec, num_envs: int, threads: int, reuse: bool) -> Runner:
-    batch = MazeBatch(spec, num_envs, threads=threads)
+def ours(
+    spec: MazeSpec, num_envs: int, threads: int = 1, reuse: bool = True, device: str = "cpu"
+) -> Runner:
+    batch = MazeBatch(spec, num_envs, threads=threads, device=device)
     batch.reset()
-    actions = list(torch.randint(spec.actions, (32, num_envs)))
+    actions = list(torch.randint(spec.actions, (32, num_envs), device=device))
     out = batch.step(actions[0]) if reuse else None
-    rounds = max(1, 400_000 // (32 * num_envs))
+    rounds = 32 if device == "cuda" else max(1, 400_000 // (32 * num_envs))
 
     def run() -> int:
         for _ in range(rounds):
             for action in actions:
                 batch.step(action, out)
+        if device == "cuda":
+            torch.cuda.synchronize()
         return 32 * rounds * num_envs
-
-    return run
-
-
-def on_gpu(spec: MazeSpec, num_envs: int) -> Runner:
-    batch = MazeBatch(spec, num_envs, device="cuda")
-    actions = list(torch.randint(spec.actions, (32, num_envs), device="cuda"))
-    out = batch.step(actions[0])
-
-    def run() -> int:
-        for _ in range(32):
-            for action in actions:
-                batch.step(action, out)
-        torch.cuda.synchronize()
-        return 32 * 32 * num_envs
 
     return run
 
@@ -102,12 +91,14 @@ def rows() -> dict[str, Runner]:
     table: dict[str, Runner] = {}
     for name, spec in MAPS.items():
         for num_envs in (256, 1024, 4096):
-            table[f"{name}, N {num_envs}, 1 thread"] = ours(spec, num_envs, 1, reuse=True)
-        table[f"{name}, N 4096, 1 thread, new tensors"] = ours(spec, 4096, 1, reuse=False)
-        table[f"{name}, N 4096, 2 threads"] = ours(spec, 4096, 2, reuse=True)
+            table[f"{name}, N {num_envs}, 1 thread"] = ours(spec, num_envs)
+        table[f"{name}, N 4096, 1 thread, new tensors"] = ours(spec, 4096, reuse=False)
+        table[f"{name}, N 4096, 2 threads"] = ours(spec, 4096, threads=2)
     if _maze.cuda_devices():
         for num_envs in (256, 4096, 65_536, 1_048_576):
-            table[f"corridors, N {num_envs}, GPU"] = on_gpu(MAPS["corridors"], num_envs)
+            table[f"corridors, N {num_envs}, GPU"] = ours(
+                MAPS["corridors"], num_envs, device="cuda"
+            )
     table["corridors in NumPy, N 4096"] = numpy_corridors(4096)
     peers = {
         "MiniHack room 9 x 9": gymnasium_peer("minihack", "MiniHack-Room-Random-9x9-v0", 4),

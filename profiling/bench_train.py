@@ -37,7 +37,8 @@ PEERS = {
     "cpu": ("reference", "compiled", "unfused", "cpu"),
     "cuda": ("reference", "compiled", "triton", "cuda"),
 }
-MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the product whose speed counts as the peak
+# rows and dtype of the product whose speed counts as the peak
+MATRIX = {"cpu": (2048, torch.float32), "cuda": (8192, torch.bfloat16)}
 HEADER = ["shape", "what", "kernels", "median ms", "min ms", "max ms", "GFLOP/s", "of peak", "x"]
 Runner = Callable[[], object]
 
@@ -62,28 +63,23 @@ def rows_of(names: tuple[str, str], trainer: Trainer, case: Case) -> list[Row]:
         ),
         Row(
             (shape, f"decision of {N} boards", kernels),
-            lambda: HRM.act(trainer.hrm, collector.obs, collector.seed),
+            lambda: HRM.act(trainer.hrm, collector.obs, collector.z),
             N * S * forward_flops(hrm),
         ),
     ]
 
 
-def gpu_matmul_row() -> Row:
-    n = MATRIX["cuda"]
-    a, b = torch.rand(2, n, n, device="cuda", dtype=torch.bfloat16)
-    return Row(("peak", f"product {n} x {n}, bfloat16", "torch"), lambda: a @ b, 2 * n**3)
-
-
-def matmul_row(threads: int, usual: int) -> Row:
-    n = MATRIX["cpu"]
-    a, b = torch.rand(2, n, n)
+def matmul_row(device: str, threads: int, usual: int) -> Row:
+    n, dtype = MATRIX[device]
+    a, b = torch.rand(2, n, n, device=device, dtype=dtype)
+    how = f"threads {threads}" if device == "cpu" else "bfloat16"
 
     def run() -> None:
         torch.set_num_threads(threads)
         a @ b
         torch.set_num_threads(usual)
 
-    return Row(("peak", f"product {n} x {n}, threads {threads}", "torch"), run, 2 * n**3)
+    return Row(("peak", f"product {n} x {n}, {how}", "torch"), run, 2 * n**3)
 
 
 def now() -> float:
@@ -163,10 +159,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch._dynamo.config.recompile_limit = 64  # each shape, and each model, is compiled once
     about = f"{machine()}, threads {args.threads}, torch {torch.__version__}"
-    rows = [matmul_row(threads, args.threads) for threads in sorted({1, args.threads})]
+    threads = sorted({1, args.threads})
     if device.type == "cuda":
         about += f", {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-        rows = [gpu_matmul_row()]
+        threads = [args.threads]
+    rows = [matmul_row(args.device, n, args.threads) for n in threads]
     print(about, flush=True)
     lines: list[list[str]] = [HEADER]
     clocks: dict[str, Trainer] = {}

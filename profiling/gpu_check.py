@@ -146,11 +146,7 @@ def timings(findings: Findings) -> None:
     if not findings.checks or findings.args.kernel:
         return findings.leave_out("timings: not everything was checked before")
     failed = {f["name"] for f in findings.checks if not f["passed"]}
-    report = gpu_timings.Report(
-        lambda row: findings.rows.append(row._asdict()),
-        findings.left_out.append,
-        findings.wrong.append,
-    )
+    report = gpu_timings.Report(findings.rows, findings.left_out, findings.wrong)
     gpu_timings.time_all(failed, report, lambda: findings.left() - AFTERWARDS)
     goals(findings)
 

@@ -1,4 +1,6 @@
-"""What `profiling.gpu_timings` times: a block, segments, decisions, updates, attention, by peer.
+"""What `profiling.gpu_timings` times: a block, segments, attention, by peer.
+
+Whole decisions and updates are `profiling.bench_train --device cuda`'s.
 
 A peer is made when its turn comes: torch.compile compiles then, and Triton tunes its kernels.
 """
@@ -16,10 +18,8 @@ from hrm_fast import HRM, Carry, HRMConfig
 from kernels.ops import REFERENCE, Ops
 from kernels.triton.attention import attention
 from profiling.train_peers import forward_flops, segment_flops
-from train.config import PRESETS
-from train.optimiser import Optimiser
 
-B, DECIDING, MATRIX, COPIED = 256, 1024, 8192, 2**30
+B, MATRIX, COPIED = 256, 8192, 2**30
 BACKENDS = ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
 Runner = Callable[[], Any]
 Makers = dict[str, Callable[[], Runner]]
@@ -167,59 +167,22 @@ def segments_of(hrm: HRM, compiled: bool) -> Segments:
     return Segments(hrm.segment, hrm.td_segment)
 
 
-def decide(own: Segments, carry: Carry, tokens: Tensor, segments: int) -> Tensor:
-    for _ in range(segments):
-        carry, q = own.segment(carry, tokens)
-    return q
-
-
 def segment_groups(models: dict[str, HRM]) -> list[Group]:
-    """models: "eager", "compile" and "triton", alike in weights, each with its optimiser."""
+    """models: "eager", "compile" and "triton", alike in weights."""
     config = models["eager"].config
-    S, dqn = config.segments, replace(PRESETS["paper-maze"], hrm=config)
     own = {peer: segments_of(hrm, peer == "compile") for peer, hrm in models.items()}
-    optimisers = {
-        p: Optimiser(h, HRM(h.config).requires_grad_(False), dqn) for p, h in models.items()
-    }
-    tokens, many = (torch.randint(131, (n, config.cells), dtype=torch.uint8) for n in (B, DECIDING))
+    tokens = torch.randint(131, (B, config.cells), dtype=torch.uint8)
     a_tm1, y = torch.randint(config.actions, (B,)), torch.randn(B)
-
-    def start(n: int) -> Carry:
-        return Carry(*(z.contiguous() for z in models["eager"].start(n)))
-
-    carry, wide = start(B), start(DECIDING)
-
-    def train(peer: str, last: Carry) -> tuple[Carry, Tensor]:
-        after, q, loss = own[peer].td(last, tokens, a_tm1, y)
-        loss.backward()
-        return after, q
+    carry = Carry(*(z.contiguous() for z in models["eager"].start(B)))
 
     def segment(peer: str) -> Runner:
         return torch.no_grad()(lambda: own[peer].segment(carry, tokens)[1])
 
     def training(peer: str) -> Runner:
-        return lambda: train(peer, carry)[1].detach().clone()
-
-    def decisions(peer: str) -> Runner:
-        """Not compared: on some boards eight segments make much of a last digit."""
-
-        @torch.no_grad()
-        def run() -> None:
-            decide(own[peer], wide, many, S)
-
-        return run
-
-    def updates(peer: str) -> Runner:
-        """Acting and targets of B boards, then S updates; no simulator, no replay."""
-
-        def run() -> None:
-            with torch.no_grad():
-                for _ in range(2):
-                    decide(own[peer], carry, tokens, S)
-            after = carry
-            for s in range(S):
-                after, _ = train(peer, after)
-                optimisers[peer].step(s)
+        def run() -> Tensor:
+            _, q, loss = own[peer].td(carry, tokens, a_tm1, y)
+            loss.backward()
+            return q.detach().clone()
 
         return run
 
@@ -228,18 +191,11 @@ def segment_groups(models: dict[str, HRM]) -> list[Group]:
         return {**makers, "triton, graph": lambda: graphed(how("triton"))}
 
     forward, whole = forward_flops(config), segment_flops(config)
-    update = B * S * (whole + 2 * forward)
     needs = ("attention_block", "swiglu_block", "embedding", "model")
-    learns = (*needs, "td_loss")
     return [
-        Group("training segment", B * whole, peers(training), learns, seconds=150),
+        Group("training segment", B * whole, peers(training), (*needs, "td_loss"), seconds=150),
         Group("segment forward", B * forward, peers(segment), needs, seconds=120),
-        Group(
-            f"decisions, B {DECIDING}", DECIDING * S * forward, peers(decisions), needs,
-            "decisions/s", DECIDING,
-        ),
-        Group("updates", update, peers(updates), (*learns, "adam_atan2"), "updates/s", S),
-    ]  # fmt: skip
+    ]
 
 
 def groups() -> Iterator[list[Group]]:

@@ -9,7 +9,7 @@ import signal
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,11 +72,11 @@ def times(runs: dict[str, Runner]) -> dict[str, list[float]]:
 
 
 class Report(NamedTuple):
-    """Where findings go as they are made, so that a later failure loses none of them."""
+    """Lists that get findings as they are made, so that a later failure loses none of them."""
 
-    row: Callable[[Row], object]
-    left_out: Callable[[str], object]
-    wrong: Callable[[str], object]
+    rows: list[dict[str, Any]]
+    left_out: list[str]
+    wrong: list[str]
 
 
 def described(error: Exception) -> str:
@@ -90,7 +90,7 @@ def made(group: Group, failed: set[str], report: Report, left: float) -> dict[st
     for peer, make in group.makers.items():
         ours, who = peer.startswith("triton"), f"{group.what}, {peer}"
         if ours and (why := failed & set(group.needs)):
-            report.left_out(f"{who}: failed checks of {', '.join(sorted(why))}")
+            report.left_out.append(f"{who}: failed checks of {', '.join(sorted(why))}")
             continue
         try:
             with within(min(group.seconds, COMPILING * left)):
@@ -108,7 +108,7 @@ def made(group: Group, failed: set[str], report: Report, left: float) -> dict[st
         except Exception as error:
             line = f"{who}: {described(error)}"
             print(line, flush=True)
-            (report.wrong if ours else report.left_out)(line)
+            (report.wrong if ours else report.left_out).append(line)
     return runs
 
 
@@ -137,17 +137,17 @@ def time_all(failed: set[str], report: Report, left: Callable[[], float]) -> Non
     peak = 0.0
     for group in on_gpu(groups()):
         if left() < 0:
-            report.left_out(f"{group.what}: no time left")
+            report.left_out.append(f"{group.what}: no time left")
             continue
         try:
             found = times(made(group, failed, report, left()))
         except Exception as error:
-            report.wrong(f"{group.what}: {described(error)}")
+            report.wrong.append(f"{group.what}: {described(error)}")
             continue
         for peer, ms in found.items():
             row = row_of(group, peer, ms, peak)
             peak = peak or row.tflops
-            report.row(row)
+            report.rows.append(row._asdict())
             print(
                 f"{row.what:42}{row.peer:16}{row.microseconds:10.1f} us ({row.fastest:.1f} to "
                 f"{row.slowest:.1f}){row.tflops:8.1f} TFLOP/s{row.of_peak:7.1%}  {row.per_second}",

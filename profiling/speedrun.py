@@ -14,7 +14,6 @@ import argparse
 import csv
 import math
 import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 from scipy.stats import mannwhitneyu
 
 from profiling.bench_maze import machine
-from profiling.study import points
+from profiling.study import points, spread
 from profiling.train_peers import forward_flops
 from train import cli
 from train import config as configs
@@ -101,26 +100,18 @@ def write(rows: list[Row], path: Path = TABLE) -> None:
         writer.writerows(rows)
 
 
-def numbers(rows: list[Row], column: str) -> list[float]:
-    """One for each row, infinite where the run did not get there."""
-    return [float(row[column] or "inf") for row in rows]
-
-
-def spread(values: list[float], form: str = ".0f") -> str:
-    """Median and range of the finite ones, and how many those are where it is not all."""
-    known = [x for x in values if math.isfinite(x)]
-    if not known:
-        return "-"
-    text = f"{statistics.median(known):{form}}"
-    text += f" ({min(known):{form}} to {max(known):{form}})" if len(known) > 1 else ""
-    return text if len(known) == len(values) else f"{text}, {len(known)} of {len(values)}"
+def numbers(rows: list[Row], column: str, unit: float = 1) -> list[float | None]:
+    """One for each row, in this unit; None where the run did not get there."""
+    return [float(row[column]) / unit if row[column] else None for row in rows]
 
 
 def rank_test(new: list[Row], old: list[Row]) -> float:
     """p of the seeds being as slow as those of the row before."""
     for share in reversed(SHARES):
         column = f"seconds to {share} %"
-        sides = [numbers(rows, column) for rows in (new, old)]
+        sides = [
+            [math.inf if x is None else x for x in numbers(rows, column)] for rows in (new, old)
+        ]
         if math.isfinite(min(sides[1])):
             break
     return float(mannwhitneyu(*sides, alternative="less").pvalue)
@@ -135,10 +126,10 @@ def table(rows: list[Row]) -> str:
     before: dict[str, list[Row]] = {}
     for (board, method, commit), own in groups.items():
         seconds, transitions = (
-            " / ".join(spread([x / unit for x in numbers(own, f"{what} to {s} %")]) for s in SHARES)
+            " / ".join(spread(numbers(own, f"{what} to {s} %", unit)) for s in SHARES)
             for what, unit in (("seconds", 1), ("transitions", 1000))
         )
-        success = spread([100 * x for x in numbers(own, "success")], ".1f") + " %"
+        success = spread(numbers(own, "success", 0.01), ".1f") + " %"
         flops = f"{float(own[0]['flops of a decision']) / 1e6:.0f}"
         p = f"{rank_test(own, before[board]):.2g}" if board in before else ""
         first = (f"`{board}`", method, commit, str(len(own)), own[0]["machine"])

@@ -1,13 +1,14 @@
-"""What learns sooner: one factor at a time, over seeds: `python -m profiling.study --out FOLDER`.
+"""What learns sooner, over seeds: `python -m profiling.study --out OUT --changes "dqn.gamma 0.9"`.
 
-Every row of VARIANTS is a change of the base's command line; all of them run as `train.dqn`, a few
-side by side, one thread each. A run that is whole in FOLDER is not made again, one that was
-stopped goes on, so the study can be stopped and started anew at any time.
+The base and every change of its command line run as `train.dqn`, a few side by side, one thread
+each. A run that is whole in OUT is not made again, one that was stopped goes on, so the study
+can be stopped and started anew at any time.
 """
 
 import argparse
 import csv
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -25,56 +26,12 @@ from train.config import SEED_LIMIT, require
 from train.files.names import CONFIG, METRICS, STATE
 from train.run.flags import parse as parse_flags
 
-FACTORS: dict[str, tuple[object, ...]] = {
-    "dqn.gamma": (0.9, 0.95, 0.97),
-    "dqn.hindsight": (0, 15, 30, 60),
-    "dqn.target-decay": (0.95, 0.98, 0.99),
-    "dqn.epsilon-end": (0.05, 0.1, 0.2),
-    "dqn.num-mazes": (16, 32, 64, 128),
-    "dqn.batch-size": (32, 64, 128),
-    "dqn.replay-size": (20_000, 100_000),
-    "dqn.learning-rate": (1.5e-3, 3e-3, 6e-3),
-    "dqn.final-learning-rate": (0.0, 0.1, 1.0),
-    "dqn.muon-learning-rate": (0.0, 0.01, 0.02, 0.04),
-    "dqn.max-grad-norm": (0.0, 1.0),
-    "hrm.segments": (1, 2),
-    "hrm.h-cycles": (1, 2),
-    "hrm.l-cycles": (1, 2, 4),
-    "hrm.h-layers": (1, 2, 3),
-    "hrm.l-layers": (1, 2, 3),
-    "hrm.q-token": ("goal", "agent", "last", "mean"),
-    "hrm.positions": ("rope", "rope2d", "learned", "rope2d+learned"),
-    "hrm.position-start": ("random", "sincos"),
-    "hrm.carry": ("reset", "carry", "full"),
-    "hrm.walls": (None,),
-    "dqn.weight-decay": (0.0, 0.1, 0.3, 1.0),
-    "env.crop-wall": (True, False),
-}
-
-
-def flags(name: str, value: object) -> list[str]:
-    section, field = name.split(".")
-    if isinstance(value, bool):
-        return [f"--{section}.{'' if value else 'no-'}{field}"]
-    return [f"--{name}", str(value)]
-
-
-VARIANTS: dict[str, list[str]] = {"base": []} | {
-    f"{name.split('.')[1]}-{value}".lower(): flags(name, value)
-    for name, values in FACTORS.items()
-    for value in values
-}
-for width in (32, 48, 64):  # heads of 16 numbers, inner twice the width
-    VARIANTS[f"width-{width}"] = [
-        *flags("hrm.width", width),
-        *flags("hrm.heads", width // 16),
-        *flags("hrm.inner", 2 * width),
-    ]
 LEVELS = (0.5, 0.9, 0.95, 0.99)  # shares of solved episodes whose first crossing is told
 
 
 class Job(NamedTuple):
     name: str
+    changes: str
     seed: int
     folder: Path
     command: list[str]  # arguments of train.dqn
@@ -89,17 +46,22 @@ class Point(NamedTuple):
     success: float
 
 
+def name_of(changes: str) -> str:
+    """`--hrm.carry full` is carry-full."""
+    return re.sub(r"--([a-z]+\.)?", "", changes).replace(" ", "-").lower() or "base"
+
+
 def plan(args: argparse.Namespace) -> list[Job]:
-    """All jobs, a seed of every variant first; variants that the base is already are left out."""
+    """All jobs, a seed of every change first; changes to what the base is already are left out."""
     base = [*shlex.split(args.base_args), "--updates", str(args.updates)]
     plain = parse_flags(base)
-    changes = {name: VARIANTS[name] for name in args.names}
-    wanted = [n for n in changes if n == "base" or parse_flags([*base, *changes[n]]) != plain]
+    changes = [f"--{words}" for words in args.changes]
+    wanted = ["", *(c for c in changes if parse_flags([*base, *shlex.split(c)]) != plain)]
     return [
-        Job(name, seed, folder, [*base, *changes[name], "--seed", str(seed)])
+        Job(name, change, seed, args.out / f"{name}-{seed}", [*command, "--seed", str(seed)])
         for seed in args.seeds
-        for name in wanted
-        for folder in [args.out / f"{name}-{seed}"]
+        for change in wanted
+        for name, command in [(name_of(change), [*base, *shlex.split(change)])]
     ]
 
 
@@ -195,18 +157,17 @@ def reached(curve: list[Point], level: float) -> Point | None:
     return next((p for p in curve if p.success >= level), None)
 
 
-def success_at(curve: list[Point], unit: str, limit: float) -> float | None:
-    """Of the last evaluation by that update or second; None before the first."""
-    by_then = [p.success for p in curve if getattr(p, unit) <= limit]
+def success_at(curve: list[Point], update: int) -> float | None:
+    """Of the last evaluation by then; None before the first."""
+    by_then = [p.success for p in curve if p.update <= update]
     return by_then[-1] if by_then else None
 
 
-def row_of(job: Job, when: list[tuple[str, float]]) -> dict[str, Any]:
+def row_of(job: Job, updates: list[int]) -> dict[str, Any]:
     curve = points(job.folder)
-    changes = shlex.join(VARIANTS[job.name])
-    row: dict[str, Any] = {"name": job.name, "changes": changes, "seed": job.seed}
+    row: dict[str, Any] = {"name": job.name, "changes": job.changes, "seed": job.seed}
     row |= curve[-1]._asdict() if curve else dict.fromkeys(Point._fields)
-    row |= {f"success at {unit} {x:g}": success_at(curve, unit, x) for unit, x in when}
+    row |= {f"success at update {at}": success_at(curve, at) for at in updates}
     for level in LEVELS:
         point = reached(curve, level)
         row |= {f"update of {level:.0%}": point and point.update}
@@ -214,13 +175,14 @@ def row_of(job: Job, when: list[tuple[str, float]]) -> dict[str, Any]:
     return row
 
 
-def mean_and_range(values: Iterable[float | None], form: str) -> str:
-    """Of the seeds that have a value, and how many those are where it is not all."""
+def spread(values: Iterable[float | None], form: str = ".0f") -> str:
+    """Median and range of the seeds that have a value, and how many those are where not all do."""
     every = list(values)
-    known = [v for v in every if v is not None]
+    known = [x for x in every if x is not None]
     if not known:
         return "-"
-    text = f"{statistics.mean(known):{form}} ({min(known):{form}} to {max(known):{form}})"
+    text = f"{statistics.median(known):{form}}"
+    text += f" ({min(known):{form}} to {max(known):{form}})" if len(known) > 1 else ""
     return text if len(known) == len(every) else f"{text}, {len(known)} of {len(every)}"
 
 
@@ -236,7 +198,7 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
         return statistics.mean(row[c] or 0.0 for row in by_name[name] for c in successes)
 
     return [["name", "seeds", *columns]] + [
-        [name, str(len(own)), *(mean_and_range((r[c] for r in own), f) for c, f in columns.items())]
+        [name, str(len(own)), *(spread((r[c] for r in own), f) for c, f in columns.items())]
         for name in sorted(by_name, key=score, reverse=True)
         for own in [by_name[name]]
     ]
@@ -246,7 +208,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.error = cli.fail
     parser.add_argument(
-        "--names", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME"
+        "--changes", nargs="+", default=[], metavar="FLAG", help='such as "hrm.carry full"'
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--updates", type=int, default=10_000)
@@ -254,7 +216,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--at", nargs="+", type=int, help="updates whose success is told")
-    parser.add_argument("--at-seconds", nargs="+", type=float, default=[])
     args = parser.parse_args(argv)
     require("jobs", args.jobs, 1 <= args.jobs <= 1024, "1 to 1024")
     for seed in args.seeds:
@@ -268,8 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     jobs = plan(args)
     args.out.mkdir(parents=True, exist_ok=True)  # a bad path fails here
     failed = run_all([job for job in jobs if not whole(job)], args.jobs)
-    when = [("update", x) for x in args.at] + [("seconds", x) for x in args.at_seconds]
-    rows = [row_of(job, when) for job in jobs if job not in failed]
+    rows = [row_of(job, args.at) for job in jobs if job not in failed]
     if rows:
         with (args.out / "study.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0], lineterminator="\n")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hrm_fast import HRM, Carry, HRMConfig
 from hrm_fast.config import DType
+from train.analyse.figures import multiply_adds
 from train.config import PRESETS, Config
 from train.trainer import Trainer
 
@@ -21,15 +22,13 @@ class Case(NamedTuple):
     """What one segment trains on."""
 
     boards: Tensor  # uint8 [B, cells]
-    seed: Carry  # [B, *seed_shape] each
+    z: Carry  # [B, *stored_shape] each
     loss: tuple[Tensor, ...]  # a_tm1, target and, of all goals, weight, as `td_segment` takes them
 
 
 def forward_flops(hrm: HRMConfig) -> int:
     """One segment of one board forward; products and attention, a multiply-add being two."""
-    T, D, F = hrm.tokens, hrm.width, hrm.inner_width
-    block = T * (2 * (4 * D * D + 3 * D * F) + 4 * T * D)
-    return hrm.h_cycles * (hrm.l_cycles * hrm.l_layers + hrm.h_layers) * block
+    return 2 * multiply_adds(hrm, segments=1)
 
 
 def segment_flops(hrm: HRMConfig) -> int:
@@ -107,12 +106,12 @@ def make_case(trainer: Trainer) -> Case:
     for _ in range(3):
         collector.step(hrm, 1.0, trainer.generator)
     maze = torch.arange(B) % len(collector.obs)
-    seed = Carry(collector.seed.z_H[maze], collector.seed.z_L[maze])
+    z = Carry(collector.z.z_H[maze], collector.z.z_L[maze])
     loss = [torch.randint(hrm.config.actions, (B,)), torch.rand(B)]
     if hrm.config.q_token == "goal":
         loss[1:] = torch.rand(2, B, hrm.config.cells)
     device = collector.obs.device
-    return Case(collector.obs[maze], seed, tuple(x.to(device) for x in loss))
+    return Case(collector.obs[maze], z, tuple(x.to(device) for x in loss))
 
 
 def exactly(config: Config, weights: HRM, case: Case) -> dict[str, Tensor]:
@@ -124,7 +123,7 @@ def exactly(config: Config, weights: HRM, case: Case) -> dict[str, Tensor]:
 
 def train_segment(hrm: HRM, case: Case, last: bool) -> Tensor:
     """A decision's last segment, or one whose states the next one reads, forward and backward."""
-    carry = hrm.carry_from(case.seed)
+    carry = hrm.carry_from(case.z)
     _, q, loss = hrm.td_segment(carry, case.boards, *case.loss, last=last)
     loss.backward()
     return q.detach()
@@ -132,7 +131,7 @@ def train_segment(hrm: HRM, case: Case, last: bool) -> Tensor:
 
 def answers(hrm: HRM, case: Case) -> dict[str, Tensor]:
     """Of one segment: eight in a row turn 1e-7 into 2e-3 on some boards, in eager PyTorch too."""
-    q, carry = hrm.decide(case.boards, case.seed, segments=1)
+    q, carry = hrm.decide(case.boards, case.z, segments=1)
     found = {"decision: q": q, "decision: z_H": carry.z_H, "decision: z_L": carry.z_L}
     for name, last in (("segment", False), ("last segment", True)):
         hrm.zero_grad(set_to_none=False)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import kernels.native
+from train import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -50,6 +51,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _instructions(item: pytest.Item) -> Any:
     return item.callspec.params.get("instructions") if hasattr(item, "callspec") else None
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> Callable[..., tuple[Any, str, str]]:
+    """Runs a program here, which is faster than a process -> (exit status, stdout, stderr)."""
+
+    def run(program: Any, *args: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", [program.__name__, *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main(program.main)
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """torch's number of threads is what it was before."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

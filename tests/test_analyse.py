@@ -1,8 +1,8 @@
 """The convergence study: against a closed form, against a slow loop over mazes, and its program."""
 
 import csv
+import functools
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import torch
 
 from envs import MazeBatch, MazeSpec
 from hrm_fast import HRM, Carry, HRMConfig
-from train import cli
 from train.analyse import __main__ as analyse
 from train.analyse import convergence, curve, study
 from train.analyse.study import Analyse, move_goal, think, to_references
@@ -55,7 +54,7 @@ def test_distances_of_a_z_that_halves(mode):
     hrm = Halving(tiny(mode).config)
     tokens = MazeBatch(SPEC, 5).reset()
     size = torch.stack((hrm.start_H, hrm.start_L)).square().mean(-1).detach()  # [2]
-    seed, S = hrm.start_seed(5), 6
+    seed, S = hrm.stored_start(5), 6
     for t in range(3):
         q, distance, seed = think(hrm, tokens, seed, "none", S, "last")
         begun = 0.0 if mode == "reset" else t * S
@@ -72,7 +71,7 @@ def test_z_reset_makes_every_segment_the_first():
     q, distance, kept = think(hrm, tokens, seed, "z reset", 4, "last")
     once, carry = hrm.decide(tokens, None, segments=1)
     assert torch.equal(q, once)
-    assert all(torch.equal(k, s) for k, s in zip(kept, hrm.start_seed(5), strict=True))
+    assert all(torch.equal(k, s) for k, s in zip(kept, hrm.stored_start(5), strict=True))
     assert (distance[:, :2] == 0).all()
     moved = (carry.z_H - hrm.start(5).z_H)[:, -1].square().mean(-1)
     for reference in (2, 3):
@@ -81,7 +80,7 @@ def test_z_reset_makes_every_segment_the_first():
 
 def test_the_agent_token():
     hrm, tokens = tiny(), MazeBatch(SPEC, 7, seed=1).reset()
-    _, distance, _ = think(hrm, tokens, hrm.start_seed(7), "none", 3, "agent")
+    _, distance, _ = think(hrm, tokens, hrm.stored_start(7), "none", 3, "agent")
     for i in range(7):
         at = bytes(tokens[i].tolist()).index(b"@") + 1
         _, after = hrm.decide(tokens[i : i + 1], None, 2)
@@ -149,7 +148,7 @@ def test_a_walk_is_a_plain_loop_over_mazes(spec, mode, monkeypatch):
         obs = mazes.reset()[i : i + 1]
         previous = board = mazes.get_state()["boards"][i].numpy()
         for t in range(spec.step_limit):
-            states = [hrm.carry_from(z or hrm.start_seed(1))]
+            states = [hrm.carry_from(z or hrm.stored_start(1))]
             for _ in range(3):
                 carry, q = hrm.segment(states[-1], obs)
                 states.append(carry)
@@ -159,7 +158,7 @@ def test_a_walk_is_a_plain_loop_over_mazes(spec, mode, monkeypatch):
                 both = [to_references(s[1:], s[0], o) for s, o in zip(at, start, strict=True)]
                 expected.append((t, i, torch.stack(both)))
                 changes.append((t, i, plain_changed(spec, previous, board)))
-            z = hrm.seed(carry)
+            z = hrm.stored(carry)
             action = torch.zeros(8, dtype=torch.int64)
             action[i] = q.argmax()
             step = mazes.step(action)
@@ -188,16 +187,8 @@ def test_as_many_are_solved_as_evaluate_says():
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the program here -> (exit status, stdout, stderr)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["analyse", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main(analyse.main)
-        return stop.value.code, *capsys.readouterr()
-
-    return run
+def run(run):
+    return functools.partial(run, analyse)
 
 
 def save(folder, hrm, spec=SPEC):
@@ -283,7 +274,7 @@ def test_bad_input(run, tmp_path):
     out = ("--out", tmp_path / "out")
     cases = {
         ("castle",): "castle",
-        (tmp_path / "empty",): "holds no checkpoint: expected best or last.safetensors",
+        (tmp_path / "empty",): "holds no checkpoint: expected best.safetensors, last.safetensors or",
         (short,): "segments is 1: expected 2 or more, such as --segments 8",
         (path, "--segments", 1): "segments is 1: expected 2 to 1024",
         (path, "--mazes", 0): "mazes is 0: expected 1 to",

@@ -1,4 +1,4 @@
-"""A loss or weights that are no numbers end a run; a long run's memory and speed are watched."""
+"""A loss or weights that are no numbers end a run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 import torch
 from test_continuation import CPU, small
 
-from profiling import soak
 from train.config import PRESETS
 from train.files import checkpoint
 from train.files.names import STATE
@@ -61,22 +60,3 @@ def test_the_loss_is_looked_at_only_where_the_run_logs_or_saves(tmp_path: Path) 
     run.train()
     run.close()
     assert sorted(set(looks)) == [10, 20, 30, 40]
-
-
-def test_soak_samples_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(soak.PRESETS, "quick", small("quick", "reset"))
-    monkeypatch.setattr("sys.argv", ["soak", "--minutes=0.02", "--every=0.2", f"--out={tmp_path}"])
-    soak.main()
-    rows = (tmp_path / "soak.csv").read_text().splitlines()
-    assert len(rows) >= 1 + soak.WARM_UP + 2
-    for row in rows[1:]:
-        _, _, rss, speed, share = map(float, row.split(","))
-        assert rss > 10 and speed > 0 and 0 < share <= 1
-    assert (tmp_path / "soak.png").stat().st_size > 5_000
-
-
-def test_drift_is_what_an_hour_adds() -> None:
-    steady = [soak.Sample(i, i, 500 + i / 6, 20.0, 0.9) for i in range(60)]
-    said = soak.drift(steady)
-    assert "rss_mib 500.3 to 509.8, +10 an hour" in said
-    assert "updates_per_second 20 to 20" in said

@@ -46,7 +46,7 @@ def test_the_folder_is_the_agent(folder: Path) -> None:
     assert again.run_dir is None and again.hrm == config.hrm
     alone = hrm_fast.load(folder)
     obs = MazeBatch(config.env, 32, seed=5).reset()
-    start = hrm.start_seed(32)
+    start = hrm.stored_start(32)
     for other in (same, alone):
         assert torch.equal(other.decide(obs, start)[0], hrm.decide(obs, start)[0])
 

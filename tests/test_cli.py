@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from envs import MazeSpec
 from hrm_fast import HRM
+from tests.tiny import Attack
 from train import cli, evaluate
 from train import config as configs
 from train.config import PRESETS
@@ -354,14 +355,6 @@ def broken_files(folder: Path) -> dict[str, Path]:
     paths["empty folder"] = folder / "empty"
     paths["empty folder"].mkdir()
     return paths
-
-
-class Attack:
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (self.path,)
 
 
 def test_broken_checkpoints(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def boards(batch: int, cells: int) -> torch.Tensor:
     return tokens
 
 
-def seeds(hrm: HRM, batch: int) -> Carry:
-    return Carry(*torch.randn(2, batch, *hrm.seed_shape).unbind())
+def stored(hrm: HRM, batch: int) -> Carry:
+    return Carry(*torch.randn(2, batch, *hrm.stored_shape).unbind())
 
 
 Results = dict[str, torch.Tensor]
@@ -92,23 +92,23 @@ def loss_of(hrm: HRM, pull: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]
     return pull["action"], pull["target"]
 
 
-def compute(hrm: HRM, tokens: torch.Tensor, seed: Carry, pull: dict[str, torch.Tensor]) -> Results:
+def compute(hrm: HRM, tokens: torch.Tensor, z: Carry, pull: dict[str, torch.Tensor]) -> Results:
     """Everything that a model computes of some boards, in the weights' precision."""
     dtype = hrm.embed.dtype
-    seed = Carry(*(z.to(dtype) for z in seed))
+    z = Carry(*(x.to(dtype) for x in z))
     pull = {k: v.to(dtype) if v.is_floating_point() else v for k, v in pull.items()}
     out: Results = {}
-    out["act q"], (out["act H"], out["act L"]) = hrm.act(tokens, seed)
-    out["q"], (out["z_H"], out["z_L"]) = hrm.decide(tokens, seed)
+    out["act q"], (out["act H"], out["act L"]) = hrm.act(tokens, z)
+    out["q"], (out["z_H"], out["z_L"]) = hrm.decide(tokens, z)
     for last in (False, True):
         td = loss_of(hrm, pull)
-        carry, q, loss = hrm.td_segment(hrm.carry_from(seed), tokens, *td, last=last)
+        carry, q, loss = hrm.td_segment(hrm.carry_from(z), tokens, *td, last=last)
         gradients(hrm, loss, f"td {last}", out)
         out |= {f"{last} H": carry.z_H, f"{last} L": carry.z_L, f"{last} q": q}
-    z_H, z_L = hrm.think(hrm.carry_from(seed), tokens)
+    z_H, z_L = hrm.think(hrm.carry_from(z), tokens)
     states = (z_H * pull["z"]).sum() + (z_L * pull["z"].flip(0)).sum()
     gradients(hrm, states + hrm.q_values(z_H, tokens).sum(), "states", out)
-    gradients(hrm, (hrm.segment(hrm.carry_from(seed), tokens)[1] * pull["q"]).sum(), "q", out)
+    gradients(hrm, (hrm.segment(hrm.carry_from(z), tokens)[1] * pull["q"]).sum(), "q", out)
     return {name: x.detach().double() for name, x in out.items()}
 
 
@@ -125,7 +125,7 @@ def draws(hrm: HRM, batch: int) -> tuple[torch.Tensor, Carry, dict[str, torch.Te
     A, cells, D = hrm.config.actions, hrm.config.cells, hrm.config.width
     return (
         boards(batch, cells),
-        seeds(hrm, batch),
+        stored(hrm, batch),
         {
             "action": torch.randint(A, (batch,)),
             "target": torch.randn(batch),
@@ -169,11 +169,11 @@ def test_loses_at_most_twice_what_pytorch_loses(shape: str, instructions: str) -
 def test_gradient_against_a_finite_difference(shape: str) -> None:
     """One call each of L and H, where the 1-step gradient is the whole gradient."""
     hrm = build(replace(SHAPES[shape], h_cycles=1, l_cycles=1))
-    tokens, seed, pull = draws(hrm, 8)
+    tokens, z, pull = draws(hrm, 8)
     td = loss_of(hrm, pull)
 
     def loss() -> torch.Tensor:
-        return hrm.td_segment(hrm.carry_from(seed), tokens, *td, last=True)[2]
+        return hrm.td_segment(hrm.carry_from(z), tokens, *td, last=True)[2]
 
     loss().backward()
     slope = sum((p.grad * p.grad).sum().item() for p in hrm.parameters())
@@ -203,15 +203,15 @@ def test_what_nobody_reads_does_not_change_what_is_read(
     q_token: Any, mode: Any, batch: int
 ) -> None:
     hrm = build(replace(QUICK, q_token=q_token, carry=mode))
-    tokens, seed, pull = draws(hrm, batch)
-    q, carry = hrm.decide(tokens, seed)
-    short, kept = hrm.act(tokens, seed)
+    tokens, z, pull = draws(hrm, batch)
+    q, carry = hrm.decide(tokens, z)
+    short, kept = hrm.act(tokens, z)
     assert torch.equal(short, q)
-    assert all(map(torch.equal, kept, hrm.seed(carry)))
+    assert all(map(torch.equal, kept, hrm.stored(carry)))
     td = loss_of(hrm, pull)
     for last in (False, True):
         hrm.zero_grad()
-        start = hrm.carry_from(seed)
+        start = hrm.carry_from(z)
         after, q, loss = hrm.td_segment(start, tokens, *td, last=last)
         (2 * loss).backward()
         fused = [p.grad.clone() for p in hrm.parameters() if p.grad is not None]
@@ -237,8 +237,8 @@ def test_numbers_too_small_to_be_normal_are_zero_in_the_engine_alone() -> None:
     with torch.no_grad():
         for block in (*hrm.L, *hrm.H):
             block.qkv.mul_(12)
-    tokens, seed, pull = draws(hrm, 8)
-    hrm.td_segment(hrm.carry_from(seed), tokens, *loss_of(hrm, pull), last=True)[2].backward()
+    tokens, z, pull = draws(hrm, 8)
+    hrm.td_segment(hrm.carry_from(z), tokens, *loss_of(hrm, pull), last=True)[2].backward()
     tiny = torch.finfo(torch.float32).tiny
     for name, p in hrm.named_parameters():
         assert p.grad is not None and not ((p.grad != 0) & (p.grad.abs() < tiny)).any(), name

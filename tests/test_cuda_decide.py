@@ -61,13 +61,13 @@ def decider(hrm: HRM, boards: int = 0) -> tuple[Decider, Packed]:
 
 
 def draws(hrm: HRM, batch: int) -> tuple[torch.Tensor, Carry]:
-    """Boards with an agent (but the last), seeds that bfloat16 holds exactly."""
+    """Boards with an agent (but the last), stored that bfloat16 holds exactly."""
     cells = hrm.config.cells
     tokens = torch.randint(65, 130, (batch, cells), dtype=torch.uint8)
     tokens[torch.arange(batch - 1), torch.randint(cells, (batch - 1,))] = ord("@")
     tokens[:, cells // 2] = ord(">")
-    seed = torch.randn(2, batch, *hrm.seed_shape).bfloat16().float()
-    return tokens.to(DEVICE), Carry(*seed.to(DEVICE))
+    z = torch.randn(2, batch, *hrm.stored_shape).bfloat16().float()
+    return tokens.to(DEVICE), Carry(*z.to(DEVICE))
 
 
 Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -83,9 +83,9 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda.torch, "empty", poisoned_empty)
 
 
-def run(hrm: HRM, tokens: torch.Tensor, seed: Carry, boards: int = 0, **options: Any) -> Results:
+def run(hrm: HRM, tokens: torch.Tensor, z: Carry, boards: int = 0, **options: Any) -> Results:
     made, packed = decider(hrm, boards)
-    inputs = hrm.inputs(hrm.carry_from(seed), tokens)
+    inputs = hrm.inputs(hrm.carry_from(z), tokens)
     q, z_H, z_L = made.decide(packed, *inputs, hrm.config.segments, **options)
     return hrm.activated(q), z_H, z_L
 
@@ -104,10 +104,10 @@ def check_precision(config: HRMConfig, dtype: str) -> None:
         exact = HRM(replace(config, dtype="float32"))
         exact.load_state_dict(hrm.state_dict())
         exact = exact.to(DEVICE).double()
-        tokens, seed = draws(hrm, 5 if small else 3)
-        q, carry = exact.decide(tokens, Carry(*(z.double() for z in seed)))
-        plain_q, plain = hrm.decide(tokens, seed)
-        errors[0] += squares(run(hrm, tokens, seed), (q, *carry)).cpu()
+        tokens, z = draws(hrm, 5 if small else 3)
+        q, carry = exact.decide(tokens, Carry(*(x.double() for x in z)))
+        plain_q, plain = hrm.decide(tokens, z)
+        errors[0] += squares(run(hrm, tokens, z), (q, *carry)).cpu()
         errors[1] += squares((plain_q, *plain), (q, *carry)).cpu()
     for name, mine, pytorch in zip(("q", "z_H", "z_L"), *errors.tolist(), strict=True):
         assert mine <= 4 * pytorch, f"{name}: {mine:.1e} against {pytorch:.1e}"  # squares
@@ -130,12 +130,12 @@ def test_large_ones_too(shape: str, dtype: str) -> None:
 @pytest.mark.parametrize("mode", ["reset", "carry", "full"])
 def test_what_is_kept_and_how_it_starts(mode: Any, q_token: Any) -> None:
     hrm = build(replace(SMALL, carry=mode, q_token=q_token), "bfloat16")
-    tokens, seed = draws(hrm, 3)
-    q, z_H, z_L = run(hrm, tokens, seed)
-    short, last_H, last_L = run(hrm, tokens, seed, keep="last")
+    tokens, z = draws(hrm, 3)
+    q, z_H, z_L = run(hrm, tokens, z)
+    short, last_H, last_L = run(hrm, tokens, z, keep="last")
     assert torch.equal(q, short)
     assert torch.equal(last_H, z_H[:, -1]) and torch.equal(last_L, z_L[:, -1])
-    alone, *nothing = run(hrm, tokens, seed, keep="none")
+    alone, *nothing = run(hrm, tokens, z, keep="none")
     assert torch.equal(q, alone) and all(z.numel() == 0 for z in nothing)
     close = hrm.q_values(z_H, tokens)
     torch.testing.assert_close(q, close, rtol=0, atol=0.01 * close.abs().max().item())
@@ -144,14 +144,14 @@ def test_what_is_kept_and_how_it_starts(mode: Any, q_token: Any) -> None:
 def test_open_ends_before_the_calls_that_carry_gradient() -> None:
     """What is left out, done by the reference, gives what the kernel gives without `open`."""
     hrm = build(replace(SMALL, h_cycles=2, segments=2), "float32")
-    tokens, seed = draws(hrm, 5)
-    q, z_H, z_L = run(hrm, tokens, seed, open=True)
+    tokens, z = draws(hrm, 5)
+    q, z_H, z_L = run(hrm, tokens, z, open=True)
     assert q.numel() == 0
     plain = hrm.backends.reference
     parts = plain.parts(hrm.in_order())
     with torch.no_grad():
         z_H, z_L = plain.forward(parts, plain.embedding(parts, tokens), z_H, z_L, begun=True)
-    _, right_H, right_L = run(hrm, tokens, seed)
+    _, right_H, right_L = run(hrm, tokens, z)
     torch.testing.assert_close((z_H, z_L), (right_H, right_L), rtol=0, atol=2e-5)
 
 
@@ -161,19 +161,19 @@ def test_open_ends_before_the_calls_that_carry_gradient() -> None:
 ])  # fmt: skip
 def test_same_bits_in_any_order_of_threads(shape: str, dtype: str, boards: int) -> None:
     hrm = build(SHAPES[shape], dtype)
-    tokens, seed = draws(hrm, 3)
+    tokens, z = draws(hrm, 3)
     results = []
     for order in range(4):
         _native.set_thread_order(order)
-        results.append(run(hrm, tokens, seed, boards))
+        results.append(run(hrm, tokens, z, boards))
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))
 
 
 def test_two_boards_at_a_time_are_as_one() -> None:
     hrm = build(SHAPES["published blocks"], "bfloat16")
-    tokens, seed = draws(hrm, 3)
-    assert all(map(torch.equal, run(hrm, tokens, seed, 1), run(hrm, tokens, seed, 2)))
+    tokens, z = draws(hrm, 3)
+    assert all(map(torch.equal, run(hrm, tokens, z, 1), run(hrm, tokens, z, 2)))
 
 
 @pytest.mark.parametrize("shape", ["quick", "published blocks"])
@@ -181,18 +181,18 @@ def test_scores_too_large_to_go_without_a_maximum(shape: str) -> None:
     """Some exponentials overflow in float32; then the kernel multiplies again."""
     config = replace(SHAPES[shape], dtype="bfloat16")
     hrm, counts = build(config, "bfloat16"), [_native.products_on_host()]
-    tokens, seed = draws(hrm, 3)
+    tokens, z = draws(hrm, 3)
     for scale in (1, 15):
         with torch.no_grad():
             for name, p in hrm.named_parameters():
                 p.mul_(scale if "qkv" in name else 1)
-        mine = run(hrm, tokens, seed)
+        mine = run(hrm, tokens, z)
         counts.append(_native.products_on_host())
     assert DEVICE.type != "cpu" or counts[2] - counts[1] > 1.1 * (counts[1] - counts[0])
     exact = HRM(replace(config, dtype="float32"))
     exact.load_state_dict(hrm.state_dict())
-    right = exact.to(DEVICE).double().decide(tokens, Carry(*(z.double() for z in seed)))[1]
-    plain = hrm.decide(tokens, seed)[1]
+    right = exact.to(DEVICE).double().decide(tokens, Carry(*(x.double() for x in z)))[1]
+    plain = hrm.decide(tokens, z)[1]
     # not q: attention is all or nothing at such scores, and twelve numbers are too few to judge by
     assert (squares(mine[1:], right) <= 4 * squares(plain, right)).all()
 
@@ -201,33 +201,31 @@ def test_scores_too_large_to_go_without_a_maximum(shape: str) -> None:
 def test_boards_do_not_see_each_other(shape: str, boards: int) -> None:
     """Five boards are more than two CTAs take at once, and with two at a time one stays alone."""
     hrm = build(SHAPES[shape], "bfloat16")
-    tokens, seed = draws(hrm, 5)
-    together = run(hrm, tokens, seed, boards)
+    tokens, z = draws(hrm, 5)
+    together = run(hrm, tokens, z, boards)
     for b in range(5):
-        alone = run(hrm, tokens[b : b + 1], Carry(*(z[b : b + 1] for z in seed)), boards)
+        alone = run(hrm, tokens[b : b + 1], Carry(*(x[b : b + 1] for x in z)), boards)
         assert all(torch.equal(x[0], y[b]) for x, y in zip(alone, together, strict=True))
 
 
 @pytest.mark.parametrize("mode", ["reset", "carry", "full"])
 @pytest.mark.parametrize("q_token", ["agent", "mean", "goal"])
 def test_a_model_that_uses_it(mode: Any, q_token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decisions, the next seed, and a segment with its gradients."""
+    """Decisions, the next z, and a segment with its gradients."""
     config = replace(SMALL, carry=mode, q_token=q_token, h_cycles=2, segments=2)
     hrm = build(config, "float32")
-    tokens, seed = draws(hrm, 3)
+    tokens, z = draws(hrm, 3)
     action, target = torch.tensor([0, 3, 1], device=DEVICE), (torch.randn(3, device=DEVICE),)
     if q_token == "goal":
         target = tuple(torch.rand(2, 3, config.cells, device=DEVICE))
 
     def everything() -> dict[str, torch.Tensor]:
         out: dict[str, torch.Tensor] = {}
-        out["q"], (out["z_H"], out["z_L"]) = hrm.decide(tokens, seed)
-        out["act"], (out["seed H"], out["seed L"]) = hrm.act(tokens, seed)
+        out["q"], (out["z_H"], out["z_L"]) = hrm.decide(tokens, z)
+        out["act"], (out["z H"], out["z L"]) = hrm.act(tokens, z)
         for last in (False, True):
             hrm.zero_grad()
-            after, q, loss = hrm.td_segment(
-                hrm.carry_from(seed), tokens, action, *target, last=last
-            )
+            after, q, loss = hrm.td_segment(hrm.carry_from(z), tokens, action, *target, last=last)
             loss.backward()
             out |= {f"{last} {k}": p.grad for k, p in hrm.named_parameters() if p.grad is not None}
             out |= {f"{last} loss": loss.detach(), f"{last} q": q.detach(), f"{last} H": after.z_H}
@@ -265,24 +263,24 @@ def test_states_of_any_layout() -> None:
 
 def test_a_code_beyond_the_vocabulary_shows_in_its_board_alone() -> None:
     hrm = build(QUICK, "float32")
-    tokens, seed = draws(hrm, 3)
+    tokens, z = draws(hrm, 3)
     tokens[1, 7] = 131
-    q, *_ = run(hrm, tokens, seed)
+    q, *_ = run(hrm, tokens, z)
     assert q[1].isnan().all() and q[[0, 2]].isfinite().all()
 
 
 def test_no_boards() -> None:
     hrm = build(QUICK, "float32")
-    tokens, seed = draws(hrm, 1)
-    q, z_H, _ = run(hrm, tokens[:0], Carry(*(z[:0] for z in seed)))
+    tokens, z = draws(hrm, 1)
+    q, z_H, _ = run(hrm, tokens[:0], Carry(*(x[:0] for x in z)))
     assert q.shape == (0, 4) and z_H.shape == (0, 49, 32)
 
 
 def test_a_decider_can_be_copied_and_pickled() -> None:
     hrm = build(QUICK, "bfloat16")
-    tokens, seed = draws(hrm, 2)
+    tokens, z = draws(hrm, 2)
     made, packed = decider(hrm)
-    start = hrm.carry_from(seed)
+    start = hrm.carry_from(z)
     right = made.decide(packed, tokens, *start)
     for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
         assert all(map(torch.equal, other.decide(packed, tokens, *start), right))
@@ -303,9 +301,9 @@ def test_shapes_it_cannot_compute(change: dict[str, Any], message: str) -> None:
 
 def test_bad_input() -> None:
     hrm = build(QUICK, "bfloat16")
-    tokens, seed = draws(hrm, 2)
+    tokens, z = draws(hrm, 2)
     made, packed = decider(hrm)
-    z = hrm.carry_from(seed)
+    z = hrm.carry_from(z)
     with pytest.raises(ValueError, match=r"tokens is contiguous torch.int64"):
         made.decide(packed, tokens.long(), *z)
     with pytest.raises(ValueError, match=r"tokens is contiguous .* \[2, 47\]"):
@@ -358,15 +356,15 @@ def test_states_and_keys_may_lie_outside_shared_memory(
     dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hrm = build(QUICK, dtype)
-    tokens, seed = draws(hrm, 3)
+    tokens, z = draws(hrm, 3)
     made, _ = decider(hrm)
-    results = [run(hrm, tokens, seed)]
+    results = [run(hrm, tokens, z)]
     inside = made.native.plan(0, 232448)
     assert inside[3] == 0
     for limit in (inside[2] - 1, inside[2] // 2):
         assert made.native.plan(0, limit)[3] > 0
         less = cuda.machine_of(DEVICE)._replace(shared=limit)
         monkeypatch.setattr(cuda, "machine_of", lambda device, less=less: less)
-        results.append(run(hrm, tokens, seed))
+        results.append(run(hrm, tokens, z))
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))

@@ -78,11 +78,11 @@ def a_model(kernels: Any = "cpu", **changes: Any) -> Found:
     """Weights, decisions, a segment and its gradients."""
     torch.manual_seed(0)
     hrm = HRM(replace(SHAPE, kernels=kernels, **changes))
-    tokens, seed = boards(5, 15), hrm.start_seed(5)
+    tokens, z = boards(5, 15), hrm.stored_start(5)
     td = torch.arange(5, dtype=torch.int64, device=CPU) % 4, tokens[:, 0].float()
     found: Found = {f"weight {k}": x for k, x in hrm.state_dict().items()}
-    found["q"], found["carry"] = hrm.decide(tokens, seed)
-    found["act"], found["seed"] = hrm.act(tokens, seed)
+    found["q"], found["carry"] = hrm.decide(tokens, z)
+    found["act"], found["z"] = hrm.act(tokens, z)
     carry, q = hrm.segment(hrm.start(5), tokens)
     (q * q).sum().backward()
     for last in (False, True):
@@ -198,7 +198,7 @@ def test_training_goes_on_from_what_was_rolled_out_in_inference_mode(kernels: An
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             tokens = boards(5, 15).clone()
-            _, carry = hrm.decide(tokens, hrm.start_seed(5))
+            _, carry = hrm.decide(tokens, hrm.stored_start(5))
             target = tokens[:, 0].float()
         hrm.zero_grad()
         action = torch.arange(5, dtype=torch.int64, device=CPU) % 4

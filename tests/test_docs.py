@@ -54,10 +54,9 @@ NOT_RUN = {
     "torchrun": "tests/test_distributed.py starts ranks",
     "pytest": "runs with the others; the files must be there",
 }
-ENDS_WITH_2 = {  # without a keyboard, MiniHack, a GPU's table or Nsight; flags are read before
+ENDS_WITH_2 = {  # without a keyboard, MiniHack or Nsight; flags are read before
     "python -m train.play": "stdin is not a terminal",
     "python -m train.dqn --env gym:MiniHack": "expected pip install -e '.[minihack]'",
-    "python -m profiling.roofline profiling/results/gpu/NAME.csv": "expected a table that",
     "profiling/nsys_train.sh": "nsys not found",
     "profiling/ncu_kernel.sh": "ncu not found",
 }

@@ -1,8 +1,8 @@
 """Curves of runs and the sweep of segments: groups, numbers, files, and what is refused."""
 
 import csv
+import functools
 import os
-import sys
 from dataclasses import replace
 
 import pytest
@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig
-from train import cli
 from train import config as configs
 from train.analyse import curve, figures
 from train.config import Config, fit_model_to_board
@@ -45,16 +44,8 @@ def write_run(folder, config, successes=(0.1, 0.4, 0.9), last=None):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the program here -> (exit status, stdout, stderr)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["figures", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main(figures.main)
-        return stop.value.code, *capsys.readouterr()
-
-    return run
+def run(run):
+    return functools.partial(run, figures)
 
 
 def test_groups_are_named_by_what_sets_them_apart(tmp_path):

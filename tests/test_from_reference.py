@@ -85,7 +85,7 @@ def test_reset_then_carry(recorded: Recorded) -> None:
     hrm, obs = recorded.hrm, recorded.data["obs"]
     q, carry = hrm.decide(obs)
     recorded.matches("q_reset", q)
-    seed = hrm.seed(carry)
+    seed = hrm.stored(carry)
     recorded.matches("seed_H", seed.z_H)
     recorded.matches("seed_L", seed.z_L)
     recorded_seed = (recorded.data["expected/seed_H"], recorded.data["expected/seed_L"])

@@ -47,7 +47,7 @@ def model(carry: str = "reset") -> HRM:
 
 def batch_of(hrm: HRM, reached: torch.Tensor | None) -> Transition:
     """A move, a bump, the own goal reached, the time limit: one row each."""
-    seed = Carry(*torch.randn(2, 4, *hrm.seed_shape).unbind())
+    seed = Carry(*torch.randn(2, 4, *hrm.stored_shape).unbind())
     return Transition(
         s_tm1=boards(picture(4, 11), picture(1, 11, 4), picture(6, 7, 0), picture(5, 3)),
         a_tm1=torch.tensor([1, 1, 1, 3]),
@@ -55,8 +55,8 @@ def batch_of(hrm: HRM, reached: torch.Tensor | None) -> Transition:
         discount_t=torch.tensor([GAMMA, GAMMA, 0.0, GAMMA]),
         ends_t=torch.tensor([False, False, True, True]),
         s_t=boards(picture(5, 11, 4), picture(1, 11, 4), picture(7, None, 0), picture(4, 3)),
-        seed_tm1=seed,
-        seed_t=seed,
+        z_tm1=seed,
+        z_t=seed,
         reached=reached,
     )
 
@@ -69,7 +69,7 @@ def test_targets_against_numpy(bounded: bool, carry: str) -> None:
     reached = (torch.rand(4, 12) * (torch.rand(4, 12) < 0.3)) if bounded else None
     batch = batch_of(hrm, reached)
     found = goals_target(hrm, batch, GAMMA)
-    values = hrm.goal_values(batch.s_t, batch.seed_t).numpy()
+    values = hrm.goal_values(batch.s_t, batch.z_t).numpy()
     assert found.weight is not None
     for b in range(4):
         before, after = ("".join(map(chr, s[b].tolist())) for s in (batch.s_tm1, batch.s_t))
@@ -94,7 +94,7 @@ def test_a_bump_makes_no_target_negative() -> None:
     with torch.no_grad():
         hrm.q_head.copy_(200 * hrm.q_head[0].expand(4, -1))  # every action alike: worth 0 or 1
     batch = batch_of(hrm, None)
-    worthless = hrm.goal_values(batch.s_t, batch.seed_t).amax(-1)[1] < 1e-3
+    worthless = hrm.goal_values(batch.s_t, batch.z_t).amax(-1)[1] < 1e-3
     assert worthless.any() and batch.r_t[1] < 0
     assert (goals_target(hrm, batch, GAMMA).y[1][worthless] >= 0).all()
 
@@ -154,13 +154,13 @@ def test_a_batch_brings_the_bounds_of_its_own_transitions() -> None:
     trainer, taken = Trainer(replace(config, dqn=dqn), CPU), []
     for t in range(27):
         step = trainer.collector.step(trainer.hrm, 1.0, trainer.generator)
-        place = torch.zeros_like(step.seed_tm1.z_H)
+        place = torch.zeros_like(step.z_tm1.z_H)
         place[:, 0], place[:, 1] = t, torch.arange(4)
-        taken.append(step._replace(seed_tm1=Carry(place, place)))
+        taken.append(step._replace(z_tm1=Carry(place, place)))
         trainer.replay.add(taken[-1])
     batch = trainer.replay.sample(200, trainer.generator)
     assert batch.reached is not None
-    for b, (t, maze) in enumerate(batch.seed_tm1.z_H[:, :2].int().tolist()):
+    for b, (t, maze) in enumerate(batch.z_tm1.z_H[:, :2].int().tolist()):
         expected = torch.zeros(9)
         for k, step in enumerate(taken[t:]):
             cell = step.s_t[maze].tolist().index(ord("@"))

@@ -171,7 +171,7 @@ def test_what_follows_a_restart_is_no_part_of_an_earlier_episode(tmp_path: Path)
     state.restore(again, tmp_path / "state.safetensors")
     old = again.replay.rows - int(again.replay.filled)
     assert old > 0 and again.collector.obs.eq(0).all() and again.collector.lengths.eq(0).all()
-    assert torch.equal(again.collector.seed.z_H, again.hrm.start_seed(4).z_H)
+    assert torch.equal(again.collector.z.z_H, again.hrm.stored_start(4).z_H)
     last = int(again.replay.filled) - 1
     assert again.replay.data["ends_t"][last].all()
     assert not first.replay.data["ends_t"][last].all()

@@ -116,8 +116,8 @@ def test_the_carry_is_detached_and_inference_keeps_nothing() -> None:
 @pytest.mark.parametrize("q_token", ["last", "agent", "mean", "goal"])
 def test_a_decision_is_its_segments(carry_mode: str, q_token: str) -> None:
     hrm, tokens = model(carry=carry_mode, q_token=q_token), boards(5)
-    seed = Carry(*torch.randn(2, 5, *hrm.seed_shape).unbind())
-    for start, given in ((hrm.start(5), None), (hrm.carry_from(seed), seed)):
+    z = Carry(*torch.randn(2, 5, *hrm.stored_shape).unbind())
+    for start, given in ((hrm.start(5), None), (hrm.carry_from(z), z)):
         carry = start
         for _ in range(3):
             carry, q = hrm.segment(carry, tokens)
@@ -131,12 +131,12 @@ def test_seeds() -> None:
     carry = random_carry(model(), 3)
     for mode, shape in (("reset", (0,)), ("carry", (8,)), ("full", (13, 8))):
         hrm = model(carry=mode)
-        assert hrm.seed_shape == shape
-        assert hrm.seed(carry).z_H.shape == hrm.start_seed(3).z_L.shape == (3, *shape)
-        assert same(hrm.carry_from(hrm.start_seed(3)), hrm.start(3))
+        assert hrm.stored_shape == shape
+        assert hrm.stored(carry).z_H.shape == hrm.stored_start(3).z_L.shape == (3, *shape)
+        assert same(hrm.carry_from(hrm.stored_start(3)), hrm.start(3))
     assert same(model(carry="full").carry_from(carry), carry)
     hrm = model(carry="carry", q_token="agent")
-    z_H, z_L = hrm.carry_from(hrm.seed(carry))
+    z_H, z_L = hrm.carry_from(hrm.stored(carry))
     for z, given in ((z_H, carry.z_H), (z_L, carry.z_L)):
         assert torch.equal(z, given[:, -1:].expand_as(z))
 
@@ -153,8 +153,8 @@ def test_q_token() -> None:
 def test_one_pass_values_every_cell_as_the_goal() -> None:
     """Neither goal nor start mark is seen, so all goals of a board are valued alike by one pass."""
     hrm, tokens = model(q_token="goal", carry="carry"), boards(4)
-    seed = Carry(*torch.randn(2, 4, 8).unbind())
-    values = hrm.goal_values(tokens, seed)  # [B, cells, A]
+    z = Carry(*torch.randn(2, 4, 8).unbind())
+    values = hrm.goal_values(tokens, z)  # [B, cells, A]
     assert values.shape == (4, 12, 4) and (values > 0).all() and (values < 1).all()
     bare = tokens.masked_fill(tokens == ord(">"), ord("."))
     for goal in range(12):
@@ -164,7 +164,7 @@ def test_one_pass_values_every_cell_as_the_goal() -> None:
         there = (tokens == ord("@")).int().argmax(1)
         board[torch.arange(4), there] = ord("@")
         shown = (board == ord(">")).any(1)
-        q, _ = hrm.decide(board, seed)
+        q, _ = hrm.decide(board, z)
         assert shown.any()
         torch.testing.assert_close(q[shown], values[shown, goal])
 
@@ -377,9 +377,9 @@ def test_bad_tokens_and_seeds() -> None:
             hrm.segment(hrm.start(2), tokens)
     with pytest.raises(ValueError, match=r"tokens is torch\.int64"):
         hrm.decide(boards(2).long())
-    seed = torch.zeros(2, 7)
-    with pytest.raises(ValueError, match=r"seed is \[2, 7\] and \[2, 7\]: expected \[B, 8\] twice"):
-        hrm.decide(boards(2), (seed, seed))
+    z = torch.zeros(2, 7)
+    with pytest.raises(ValueError, match=r"z is \[2, 7\] and \[2, 7\]: expected \[B, 8\] twice"):
+        hrm.decide(boards(2), (z, z))
 
 
 @pytest.mark.parametrize("q_token", ["last", "agent", "mean", "goal"])
@@ -396,16 +396,16 @@ def test_what_nobody_reads_can_be_left_out(q_token: str, mode: str, positions: s
     tokens = torch.full((3, 12), ord("."), dtype=torch.uint8)
     tokens[torch.arange(3), torch.tensor([0, 5, 11])] = ord("@")
     tokens[:, 7] = ord(">")
-    seed = hrm.start_seed(3)
+    z = hrm.stored_start(3)
     for _ in range(2):
-        q, carry = hrm.decide(tokens, seed)
-        q_act, seed = hrm.act(tokens, seed)
+        q, carry = hrm.decide(tokens, z)
+        q_act, z = hrm.act(tokens, z)
         torch.testing.assert_close(q_act, q)
-        torch.testing.assert_close(seed, hrm.seed(carry))
+        torch.testing.assert_close(z, hrm.stored(carry))
     gradients = []
     for short in (False, True):
         hrm.zero_grad()
-        carry = hrm.carry_from(seed)
+        carry = hrm.carry_from(z)
         q = hrm.segment(carry, tokens)[1]
         if short:
             given = hrm.in_order(), hrm.inputs(carry, tokens)

@@ -1,7 +1,5 @@
 """Muon, against PyTorch's, against its formula, and against itself on more threads."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -71,13 +69,6 @@ def test_orthogonal_by_singular_values(shape: tuple[int, int, int]) -> None:
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
     right = ((U * s[:, None]) @ V).float()
     torch.testing.assert_close(orthogonal(x), right, rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")

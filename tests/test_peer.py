@@ -1,7 +1,6 @@
 """Checkpoints as the published code writes them: read without running any, and evaluated."""
 
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from tests.test_from_reference import Recorded
+from tests.tiny import Attack
 from train import cli, evaluate
 from train.config import from_json, to_json
 from train.files import peer
@@ -101,14 +101,6 @@ def test_evaluates_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     out = run(capsys, str(path), "--episodes", "4", "--json", str(result))
     assert "agent" in out and "shortest path, re-planned" in out
     assert json.loads(result.read_text())["episodes"] == 4
-
-
-class Attack:
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (self.path,)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hrm_fast import HRMConfig
-from profiling import bench_train, roofline, study, train_peers
+from profiling import bench_train, study, train_peers
 from train import cli
 from train import config as configs
 from train.run.flags import parse as parse_flags
@@ -50,7 +50,7 @@ def test_eager_and_fused_answer_alike_and_are_timed() -> None:
     )
     assert list(trainers) == ["reference", "unfused", "cpu"]
     assert not missing
-    rows = [bench_train.matmul_row(1, 1)]
+    rows = [bench_train.matmul_row("cpu", 1, 1)]
     for kernels, trainer in trainers.items():
         rows += bench_train.rows_of(("tiny", kernels), trainer, case)
         trainer.phase.seconds.clear()
@@ -64,14 +64,14 @@ def test_eager_and_fused_answer_alike_and_are_timed() -> None:
         assert 0 < int(shares.split("in the model ")[1].split("%")[0]) <= 100
 
 
-def test_every_variant_is_a_command_line() -> None:
-    args = study.parse(["--out", "nowhere", "--seeds", "0", "1"])
+def test_every_change_is_a_command_line() -> None:
+    sizes = [f"dqn.batch-size {n}" for n in (32, 64, 128)]
+    words = ["--out", "nowhere", "--seeds", "0", "1"]
+    args = study.parse([*words, "--changes", *sizes, "env.crop-wall"])
     jobs = study.plan(args)
     assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
-    names = {job.name for job in jobs}
-    assert "base" in names
-    sizes = {"batch-size-32", "batch-size-64", "batch-size-128"}
-    assert len(names & sizes) == 2  # the base is one of them
+    names = [job.name for job in jobs if job.seed == 0]  # 64 is the base's
+    assert names == ["base", "batch-size-32", "batch-size-128", "crop-wall"]
     assert args.at == [2_500, 5_000, 7_500, 10_000]
 
 
@@ -79,12 +79,12 @@ def test_every_variant_is_a_command_line() -> None:
     ("words", "said"),
     [
         ([], "arguments are required: --out"),
-        (["--out", "s", "--names", "fast"], "invalid choice: 'fast'"),
+        (["--out", "s", "--changes", "dqn.fast 1"], "--dqn.fast"),
         (["--out", "s", "--seeds", "0", "-1"], "seeds is -1: expected 0 to"),
         (["--out", "s", "--jobs", "0"], "jobs is 0: expected 1 to 1024"),
         (["--out", "s", "--updates", "0"], "updates is 0: expected"),
         (["--out", "s", "--base-args", "--preset fast"], "'fast'"),
-        (["--out", "file/s", "--names", "base"], "file/s"),
+        (["--out", "file/s"], "file/s"),
     ],
 )
 def test_a_bad_study_is_one_line(
@@ -119,7 +119,7 @@ def finished(job: study.Job, successes: list[float]) -> None:
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> list[study.Job]:
-    words = ["--names", "base", "batch-size-32", "--updates", "40", "--seeds", "0", "1"]
+    words = ["--changes", "dqn.batch-size 32", "--updates", "40", "--seeds", "0", "1"]
     jobs = study.plan(study.parse([*words, "--out", str(tmp_path)]))
     for job, last in zip(jobs, (0.8, 0.96, 0.92, 1.0), strict=True):
         finished(job, [0.1, 0.2, 0.5, last])
@@ -127,37 +127,26 @@ def jobs(tmp_path: Path) -> list[study.Job]:
 
 
 def test_a_curve_in_one_row(jobs: list[study.Job]) -> None:
-    row = study.row_of(jobs[1], [("update", 25), ("seconds", 1), ("seconds", 10)])
+    row = study.row_of(jobs[1], [5, 25])
     assert (row["name"], row["changes"], row["seed"]) == ("batch-size-32", "--dqn.batch-size 32", 0)
     assert (row["update"], row["transitions"], row["seconds"]) == (40, 400, 10.0)
     assert row["success at update 25"] == 0.2
-    assert row["success at seconds 1"] is None
-    assert row["success at seconds 10"] == 0.96
+    assert row["success at update 5"] is None
     assert (row["update of 50%"], row["seconds to 50%"]) == (30, 7.5)
     assert (row["update of 95%"], row["seconds to 95%"]) == (40, 10.0)
 
 
 def test_what_learns_sooner_stands_above(jobs: list[study.Job]) -> None:
-    header, *lines = study.table([study.row_of(job, [("update", 40)]) for job in jobs])
+    header, *lines = study.table([study.row_of(job, [40]) for job in jobs])
     assert [line[:2] for line in lines] == [["batch-size-32", "2"], ["base", "2"]]
     assert lines[0][2] == "98.0% (96.0% to 100.0%)"
-    assert dict(zip(header, lines[1], strict=True))["seconds to 90%"] == "10 (10 to 10), 1 of 2"
+    assert dict(zip(header, lines[1], strict=True))["seconds to 90%"] == "10, 1 of 2"
 
 
 def test_whole_runs_are_kept(jobs: list[study.Job], capsys: pytest.CaptureFixture) -> None:
     out = str(jobs[0].folder.parent)
-    words = [
-        "--names",
-        "base",
-        "batch-size-32",
-        "--updates",
-        "40",
-        "--seeds",
-        "0",
-        "1",
-        "--out",
-        out,
-    ]
+    words = ["--changes", "dqn.batch-size 32", "--updates", "40", "--seeds", "0", "1"]
+    words += ["--out", out]
     assert study.main(words) == 0
     assert "98.0% (96.0% to 100.0%)" in capsys.readouterr().out
     assert len((Path(out) / "study.csv").read_text().splitlines()) == 5
@@ -165,31 +154,6 @@ def test_whole_runs_are_kept(jobs: list[study.Job], capsys: pytest.CaptureFixtur
         study.main([*words, "--updates", "50"])
     (jobs[0].folder / "metrics.csv").write_text(",".join(COLUMNS) + "\n")
     assert [study.whole(job) for job in jobs] == [False, True, True, True]
-
-
-def test_roofline_of_a_table(tmp_path: Path) -> None:
-    table = tmp_path / "gpu.csv"
-    rows = [
-        ("product 8192^3", "torch", 1400.0, 780.0, ""),
-        ("copy of 1 GiB", "torch", 700.0, 0.0, "3 TB/s"),
-        ("block forward", "triton", 40.0, 150.0, ""),
-    ]
-    lines = ["what,peer,microseconds,tflops,per_second", *(",".join(map(str, r)) for r in rows)]
-    table.write_text("\n".join(lines) + "\n")
-    moved = roofline.megabytes(roofline.KERNELS, "90")
-    assert moved["attention_block forward"] > 10
-    roofline.draw(roofline.measured(table), moved, tmp_path / "roofline.png")
-    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
-    table.write_text("\n".join(lines[:2]) + "\n")
-    with pytest.raises(ValueError, match=r"gpu\.csv has no .*: expected a whole gpu_check"):
-        roofline.measured(table)
-    table.write_text("\n".join(lines).replace("3 TB/s", ""))
-    with pytest.raises(ValueError, match=r"per_second of 'copy of 1 GiB' is '': expected a number"):
-        roofline.draw(roofline.measured(table), moved, tmp_path / "roofline.png")
-    with pytest.raises(ValueError, match=r"roofline\.png is no text"):
-        roofline.measured(tmp_path / "roofline.png")
-    with pytest.raises(ValueError, match=r"none\.csv: No such file"):
-        roofline.measured(tmp_path / "none.csv")
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -207,7 +171,7 @@ def test_a_bad_benchmark_is_refused_before_it_runs(
 
 @pytest.mark.parametrize("script", ["nsys_train.sh", "ncu_kernel.sh"])
 def test_scripts_say_what_they_miss(script: str) -> None:
-    words = ["sh", str(Path(roofline.__file__).with_name(script)), "swiglu_block"]
+    words = ["sh", str(Path(bench_train.__file__).with_name(script)), "swiglu_block"]
     path = {"PATH": "/bin:/usr/bin"}
     done = subprocess.run(words, capture_output=True, text=True, env=path, check=False)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""A recorded decision is the decision: last Q, carry and seed equal `HRM.decide`'s exactly."""
+"""A recorded decision is the decision: last Q, carry and z equal `HRM.decide`'s exactly."""
 
 from typing import Any
 
@@ -26,21 +26,21 @@ def test_a_recorded_decision_is_the_decision(kernels: Any, carry: Any, q_token: 
     torch.manual_seed(1)
     config = HRMConfig(**SMALL, segments=4, carry=carry, q_token=q_token, kernels=kernels)
     hrm, obs = HRM(config), tokens()
-    seed = None
+    z = None
     for segments in (None, 3, 1):
-        q, after = hrm.decide(obs, seed, segments)
-        thought = decide_and_record(hrm, obs, seed, segments)
+        q, after = hrm.decide(obs, z, segments)
+        thought = decide_and_record(hrm, obs, z, segments)
         assert torch.equal(thought.q[-1], q)
         assert torch.equal(thought.z_H[-1], after.z_H) and torch.equal(thought.z_L[-1], after.z_L)
-        for mine, decided in zip(thought.seed, hrm.seed(after), strict=True):
+        for mine, decided in zip(thought.stored, hrm.stored(after), strict=True):
             assert torch.equal(mine, decided)
         assert thought.q.shape == (segments or 4, 5, 4)
         assert (thought.values is None) == (q_token != "goal")
         if thought.values is not None:
-            best = hrm.goal_values(obs, seed, segments).amax(-1)
+            best = hrm.goal_values(obs, z, segments).amax(-1)
             assert thought.values.shape == (segments or 4, 5, 12)
             assert torch.equal(thought.values[-1], best)
-        seed = hrm.seed(after)
+        z = hrm.stored(after)
 
 
 def test_every_segment_is_the_shorter_decision() -> None:
@@ -60,8 +60,8 @@ def test_halted_boards_keep_their_thought() -> None:
     with torch.no_grad():
         hrm.halt_head.weight.normal_()
         hrm.halt_head.bias.zero_()
-    q, carry = hrm.decide(obs, seed := Carry(*(torch.randn(5, 16) for _ in range(2))))
-    thought = decide_and_record(hrm, obs, seed)
+    q, carry = hrm.decide(obs, z := Carry(*(torch.randn(5, 16) for _ in range(2))))
+    thought = decide_and_record(hrm, obs, z)
     assert torch.equal(thought.q[-1], q) and torch.equal(thought.z_H[-1], carry.z_H)
     kept = (thought.z_H[1:] == thought.z_H[:-1]).flatten(2).all(-1)  # [S - 1, B]
     assert kept.any() and not kept.all()

@@ -27,8 +27,8 @@ def record(steps: int, seed: int = 0) -> list[Transition]:
                 discount_t=torch.where(terminal, 0.0, 0.9),
                 ends_t=ends,
                 s_t=obs + 100,
-                seed_tm1=Carry(where.float(), -where.float()),
-                seed_t=Carry(where.float() + 0.5, -where.float() - 0.5),
+                z_tm1=Carry(where.float(), -where.float()),
+                z_t=Carry(where.float() + 0.5, -where.float() - 0.5),
             )
         )
     return recorded
@@ -41,7 +41,7 @@ def settings(size: int, n_step: int) -> DQNConfig:
 
 def filled(steps: int, size: int, n_step: int) -> tuple[Replay, list[Transition]]:
     recorded = record(steps)
-    replay = Replay(settings(size, n_step), recorded[0].s_tm1, recorded[0].seed_tm1)
+    replay = Replay(settings(size, n_step), recorded[0].s_tm1, recorded[0].z_tm1)
     for step in recorded:
         replay.add(step)
     return replay, recorded
@@ -67,15 +67,15 @@ def test_n_step_returns(n_step: int, steps: int) -> None:
         assert batch.discount_t[b].item() == pytest.approx(discount, rel=1e-5)
         assert batch.a_tm1[b] == recorded[t].a_tm1[i]
         assert torch.equal(batch.s_t[b], recorded[last].s_t[i])
-        assert torch.equal(batch.seed_tm1.z_H[b], recorded[t].seed_tm1.z_H[i])
-        assert torch.equal(batch.seed_t.z_L[b], recorded[last].seed_t.z_L[i])
+        assert torch.equal(batch.z_tm1.z_H[b], recorded[t].z_tm1.z_H[i])
+        assert torch.equal(batch.z_t.z_L[b], recorded[last].z_t.z_L[i])
     oldest = max(0, steps - 10)
     assert seen == {(t, i) for t in range(oldest, steps - n_step + 1) for i in range(N)}
 
 
 def test_state_round_trip() -> None:
     replay, recorded = filled(17, 10 * N, 2)
-    other = Replay(settings(10 * N, 2), recorded[0].s_tm1, recorded[0].seed_tm1)
+    other = Replay(settings(10 * N, 2), recorded[0].s_tm1, recorded[0].z_tm1)
     other.restore(replay.state())
     for step in record(3, seed=5):
         replay.add(step)
@@ -89,7 +89,7 @@ def test_state_round_trip() -> None:
 @pytest.mark.parametrize("rows", [10, 17, 30])  # the same, a full and a larger ring
 def test_continues_in_a_ring_of_another_size(rows: int) -> None:
     replay, recorded = filled(17, 10 * N, 2)
-    other = Replay(settings(rows * N, 2), recorded[0].s_tm1, recorded[0].seed_tm1)
+    other = Replay(settings(rows * N, 2), recorded[0].s_tm1, recorded[0].z_tm1)
     other.restore(replay.state())
     for step in (later := record(4, seed=9)):
         other.add(step)
@@ -102,18 +102,18 @@ def test_continues_in_a_ring_of_another_size(rows: int) -> None:
 def test_another_shape_is_refused() -> None:
     replay, recorded = filled(5, 10 * N, 1)
     wider = torch.nn.functional.pad(recorded[0].s_tm1, (0, 1))
-    other = Replay(settings(10 * N, 1), wider, recorded[0].seed_tm1)
+    other = Replay(settings(10 * N, 1), wider, recorded[0].z_tm1)
     with pytest.raises(ValueError, match=r"replay\.s_tm1 is \[5, 3, 5\]: expected"):
         other.restore(replay.state())
     with pytest.raises(ValueError, match=r"dqn\.replay-size is 12: expected 15 or more"):
-        smaller = Replay(settings(4 * N, 1), recorded[0].s_tm1, recorded[0].seed_tm1)
+        smaller = Replay(settings(4 * N, 1), recorded[0].s_tm1, recorded[0].z_tm1)
         smaller.restore(replay.state())
 
 
 def test_too_large_for_the_memory() -> None:
     recorded = record(1)[0]
     with pytest.raises(ValueError, match=r"dqn\.replay-size is .*GiB free"):
-        Replay(settings(10**12, 1), recorded.s_tm1, recorded.seed_tm1)
+        Replay(settings(10**12, 1), recorded.s_tm1, recorded.z_tm1)
 
 
 def test_select_picks_by_maze() -> None:

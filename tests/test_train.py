@@ -55,7 +55,7 @@ def test_target_bootstraps_from_the_target_network_only_where_something_follows(
     for _ in range(8):
         trainer.collect()
     batch = trainer.replay.sample(32, trainer.generator)
-    q_t, _ = trainer.target.decide(batch.s_t, batch.seed_t)
+    q_t, _ = trainer.target.decide(batch.s_t, batch.z_t)
     expected = batch.r_t + batch.discount_t * q_t.max(1).values
     target = target_of(trainer.target, batch, gamma=0.95)
     torch.testing.assert_close(target.y, expected)
@@ -93,17 +93,17 @@ def test_epsilon() -> None:
 def test_z_runs_through_an_episode_and_starts_anew(mode: str) -> None:
     config = replace(TINY, hrm=replace(TINY.hrm, carry=mode))
     trainer = Trainer(config, CPU)
-    hrm, start = trainer.hrm, trainer.hrm.start_seed(4)
+    hrm, start = trainer.hrm, trainer.hrm.stored_start(4)
     before = trainer.collector.step(hrm, 1.0, trainer.generator)
     ended = 0
     for _ in range(12):
         now = trainer.collector.step(hrm, 1.0, trainer.generator)
-        _, carry = hrm.decide(before.s_tm1, before.seed_tm1)
+        _, carry = hrm.decide(before.s_tm1, before.z_tm1)
         for i in range(4):
             ended += int(before.ends_t[i])
-            expected = start if before.ends_t[i] else hrm.seed(carry)
-            torch.testing.assert_close(now.seed_tm1.z_H[i], expected.z_H[i], rtol=1e-5, atol=1e-6)
-            torch.testing.assert_close(before.seed_t.z_L[i], hrm.seed(carry).z_L[i])
+            expected = start if before.ends_t[i] else hrm.stored(carry)
+            torch.testing.assert_close(now.z_tm1.z_H[i], expected.z_H[i], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(before.z_t.z_L[i], hrm.stored(carry).z_L[i])
         before = now
     assert ended > 0
 
@@ -120,9 +120,9 @@ def test_a_batch_is_trained_once_per_segment_with_one_target(
     for _ in range(4):  # learning_starts / num_mazes
         twin.collect()
     batch = twin.replay.sample(8, twin.generator)
-    q_t, _ = twin.target.act(batch.s_t, batch.seed_t)
+    q_t, _ = twin.target.act(batch.s_t, batch.z_t)
     y = batch.r_t + batch.discount_t * q_t.max(1).values
-    carry = twin.hrm.carry_from(batch.seed_tm1)
+    carry = twin.hrm.carry_from(batch.z_tm1)
     carry, q_1 = twin.hrm.segment(carry, batch.s_tm1)
     assert not carry.z_H.requires_grad
     for segment in range(2):

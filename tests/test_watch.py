@@ -16,7 +16,7 @@ from PIL import Image
 from envs import MazeBatch, MazeSpec
 from envs.render import COLOURS
 from hrm_fast import HRM, HRMConfig
-from train import cli, play
+from train import play
 from train.config import SEED_LIMIT, Config, fit_model_to_board
 from train.files import checkpoint
 from train.watch import __main__ as watch
@@ -38,19 +38,6 @@ def saved(tmp_path_factory):
     model = HRM(config.hrm)
     checkpoint.save(path, model, config)
     return path, model
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a program here, which is faster than a process -> (exit status, stdout, stderr)."""
-
-    def run(program, *args):
-        monkeypatch.setattr(sys, "argv", [program.__name__, *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main(program.main)
-        return stop.value.code, *capsys.readouterr()
-
-    return run
 
 
 def test_moments_are_the_greedy_episodes(saved):

@@ -1,6 +1,8 @@
-"""Runs that take moments, for tests of what a trainer does."""
+"""Runs that take moments, for tests of what a trainer does; and a file that would do harm."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from envs import MazeSpec
@@ -34,3 +36,13 @@ def all_goals(config: Config, **hrm: Any) -> Config:
         hrm=replace(config.hrm, q_token="goal", **hrm),
         dqn=replace(config.dqn, **ALL_GOALS),
     )
+
+
+class Attack:
+    """Whoever unpickles it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)

@@ -21,7 +21,7 @@ class Collector:
         first = ranks.rank() * config.num_mazes
         self.mazes = make_batch(spec, config.num_mazes, random_seed, device, first)
         self.obs = self.mazes.reset()  # uint8 [N, cells]
-        self.seed = Carry(*(z.clone() for z in hrm.start_seed(config.num_mazes)))
+        self.z = Carry(*(z.clone() for z in hrm.stored_start(config.num_mazes)))
         self.lengths = torch.zeros(config.num_mazes, dtype=torch.int64, device=device)
         self.returns = torch.zeros(config.num_mazes, dtype=torch.float32, device=device)
         # episodes, successes, sum of lengths, sum of returns since the last `finished`
@@ -31,9 +31,9 @@ class Collector:
     def step(self, hrm: HRM, epsilon: float | Tensor, generator: torch.Generator) -> Transition:
         """Step every maze once. The model decides on exploratory steps too, so that z advances.
 
-        Keeps obs, seed and counts in the same memory, so that a CUDA graph can repeat the step.
+        Keeps obs, z and counts in the same memory, so that a CUDA graph can repeat the step.
         """
-        q, seed_t = hrm.act(self.obs, self.seed)
+        q, z_t = hrm.act(self.obs, self.z)
         uniform = torch.rand(len(q), generator=generator, dtype=torch.float32, device=q.device)
         action = hrm.ops.epsilon_greedy(q, epsilon, uniform)
         step = self.mazes.step(action)
@@ -47,11 +47,11 @@ class Collector:
             discount_t=torch.full_like(step.reward, self.config.gamma).masked_fill(final, 0.0),
             ends_t=ends,
             s_t=step.final_obs,
-            seed_tm1=Carry(*(z.clone() for z in self.seed)),
-            seed_t=seed_t,
+            z_tm1=Carry(*(z.clone() for z in self.z)),
+            z_t=z_t,
         )
         self.obs.copy_(step.obs)
-        for z, new in zip(self.seed, select(ends, hrm.start_seed(len(ends)), seed_t), strict=True):
+        for z, new in zip(self.z, select(ends, hrm.stored_start(len(ends)), z_t), strict=True):
             z.copy_(new)
         self._count(step.reward, step.solved, ends)
         return transition
@@ -73,11 +73,11 @@ class Collector:
         return episodes, success, length, total
 
     def state(self) -> dict[str, Tensor]:
-        """Mazes, observations, seeds and running episodes, for a checkpoint."""
+        """Mazes, observations, stored z and running episodes, for a checkpoint."""
         return {f"mazes.{k}": x for k, x in self.mazes.get_state().items()} | self._own()
 
     def _own(self) -> dict[str, Tensor]:
-        own = {"obs": self.obs, "seed_H": self.seed.z_H, "seed_L": self.seed.z_L}
+        own = {"obs": self.obs, "seed_H": self.z.z_H, "seed_L": self.z.z_L}
         counts = {"lengths": self.lengths, "returns": self.returns, "finished": self._finished}
         return own | counts
 
@@ -91,7 +91,7 @@ class Collector:
     def begin_anew(self, hrm: HRM) -> None:
         """New episodes everywhere: those that ran are lost."""
         self.obs.copy_(self.mazes.reset())
-        for z, start in zip(self.seed, hrm.start_seed(len(self.obs)), strict=True):
+        for z, start in zip(self.z, hrm.stored_start(len(self.obs)), strict=True):
             z.copy_(start)
         self.lengths.zero_()
         self.returns.zero_()

@@ -17,7 +17,7 @@ Batch = MazeBatch | GymBatch
 # (mazes, boards that still walk uint8 [n, cells], their numbers int64 [n]) -> actions int64 [n]
 Walker = Callable[[Batch, Tensor, Tensor], Tensor]
 
-# (boards uint8 [n, cells], seed) -> q float32 [n, A], seed of the next decision
+# (boards uint8 [n, cells], z) -> q float32 [n, A], z of the next decision
 Decide = Callable[[Tensor, Carry], tuple[Tensor, Carry]]
 
 
@@ -50,13 +50,11 @@ def walk(
 
 
 def greedily(hrm: HRM, mazes: int, decide: Decide) -> Walker:
-    """Takes the best action of `decide`, and keeps every maze's seed between its decisions."""
-    seed = Carry(*(z.clone() for z in hrm.start_seed(mazes)))
+    """Takes the best action of `decide`, and keeps every maze's z between its decisions."""
+    z = Carry(*(z.clone() for z in hrm.stored_start(mazes)))
 
     def walker(_: Batch, obs: Tensor, walking: Tensor) -> Tensor:
-        q, (seed.z_H[walking], seed.z_L[walking]) = decide(
-            obs, Carry(seed.z_H[walking], seed.z_L[walking])
-        )
+        q, (z.z_H[walking], z.z_L[walking]) = decide(obs, Carry(z.z_H[walking], z.z_L[walking]))
         return q.argmax(-1)
 
     return walker
@@ -79,7 +77,7 @@ def agent(
             q = q.logit(1e-6) if hrm.config.q_token == "goal" else q
             gumbel = -torch.empty_like(q).exponential_(generator=generator).log()
             q = q + temperature * gumbel  # whose largest is a draw from the softmax
-        return q, hrm.seed(carry)
+        return q, hrm.stored(carry)
 
     return greedily(hrm, mazes, decide)
 

@@ -28,27 +28,27 @@ class Transition(NamedTuple):
     discount_t: Tensor  # float32 [N]; 0 where nothing follows; in a batch the product
     ends_t: Tensor  # bool [N]; the episode ended here, by goal or time limit
     s_t: Tensor  # uint8 [N, cells]; before any reset; in a batch the state n steps on
-    seed_tm1: Carry  # z that the decision at s_tm1 started from
-    seed_t: Carry  # z that the decision at s_t starts from
+    z_tm1: Carry  # z that the decision at s_tm1 started from
+    z_t: Carry  # z that the decision at s_t starts from
     reached: Tensor | None = None  # of a batch, where the config asks for it: see `Replay.reached`
 
 
 class Replay:
     """Keeps the last `DQNConfig.replay_size` transitions of N mazes.
 
-    obs [N, cells] and seed [N, ...] are examples of what will be added.
+    obs [N, cells] and z [N, ...] are examples of what will be added.
 
     Raises:
         ValueError: the transitions do not fit into the device's free memory.
     """
 
-    def __init__(self, config: DQNConfig, obs: Tensor, seed: Carry) -> None:
+    def __init__(self, config: DQNConfig, obs: Tensor, z: Carry) -> None:
         self.rows = config.replay_size // len(obs)
         self.config = config
         self.filled = torch.zeros(1, dtype=torch.int64, device=obs.device)  # rows that hold a step
         self.head = torch.zeros_like(self.filled)  # row that the next step goes to
         number = torch.empty(len(obs), dtype=torch.float32, device=obs.device)
-        step = Transition(obs, number.long(), number, number, number.bool(), obs, seed, seed)
+        step = Transition(obs, number.long(), number, number, number.bool(), obs, z, z)
         flat = tensors_of(step)
         self._check_memory(flat)
         self.data = {name: x.new_empty((self.rows, *x.shape)) for name, x in flat.items()}
@@ -78,7 +78,7 @@ class Replay:
         """Draw B steps uniformly (of those whose next n - 1 rows are there) and fold n of them.
 
         r_t = r_1 + d_1 r_2 + d_1 d_2 r_3 ..., discount_t = d_1 d_2 ... d_n, stopping at an
-        episode's end; s_t and seed_t are those of the last step that counted.
+        episode's end; s_t and z_t are those of the last step that counted.
         """
         data, n = self.data, self.config.n_step
         device, mazes = self.filled.device, data["r_t"].shape[1]
@@ -97,8 +97,8 @@ class Replay:
             discount_t=discount_t,
             ends_t=data["ends_t"][last, maze],
             s_t=data["s_t"][last, maze],
-            seed_tm1=self._seed("tm1", first, maze),
-            seed_t=self._seed("t", last, maze),
+            z_tm1=self._stored("tm1", first, maze),
+            z_t=self._stored("t", last, maze),
             reached=self.reached(age, maze) if self.config.hindsight > 0 else None,
         )
 
@@ -125,7 +125,7 @@ class Replay:
         steps = torch.arange(count, dtype=torch.int64, device=age.device)
         return (self.head - self.filled + age[:, None] + steps) % self.rows
 
-    def _seed(self, time: str, row: Tensor, maze: Tensor) -> Carry:
+    def _stored(self, time: str, row: Tensor, maze: Tensor) -> Carry:
         H, L = (self.data[f"seed_{level}_{time}"][row, maze] for level in "HL")
         return Carry(H, L)
 
@@ -168,7 +168,7 @@ def fold(r_t: Tensor, discount_t: Tensor, ends_t: Tensor) -> tuple[Tensor, Tenso
 
 
 def select(mask: Tensor, yes: Carry, no: Carry) -> Carry:
-    """The seeds `yes` where mask [B] is true, else `no`; [B, ...] each."""
+    """The states `yes` where mask [B] is true, else `no`; [B, ...] each."""
     shape = (-1,) + (1,) * (no.z_H.dim() - 1)
     return Carry(*(torch.where(mask.view(shape), y, n) for y, n in zip(yes, no, strict=True)))
 
@@ -179,9 +179,9 @@ def agent_cell(boards: Tensor) -> Tensor:
 
 
 def tensors_of(step: Transition) -> dict[str, Tensor]:
-    """Its tensors by name, those of the seeds too; those that it has."""
+    """Its tensors by name, those of the stored z too; those that it has."""
     flat = {name: x for name, x in step._asdict().items() if isinstance(x, Tensor)}
-    for time in ("tm1", "t"):
-        carry: Carry = getattr(step, f"seed_{time}")
+    for time in ("tm1", "t"):  # "seed": saved states have this name
+        carry: Carry = getattr(step, f"z_{time}")
         flat[f"seed_H_{time}"], flat[f"seed_L_{time}"] = carry.z_H, carry.z_L
     return flat

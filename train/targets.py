@@ -23,7 +23,7 @@ def target_of(target: HRM, batch: Transition, gamma: float) -> Target:
     """Computed once per batch, by the target network: one goal's value, or every cell's."""
     if target.config.q_token == "goal":
         return goals_target(target, batch, gamma)
-    q_t, _ = target.act(batch.s_t, batch.seed_t)
+    q_t, _ = target.act(batch.s_t, batch.z_t)
     return Target(batch.r_t + batch.discount_t * q_t.amax(-1))
 
 
@@ -39,7 +39,7 @@ def goals_target(target: HRM, batch: Transition, gamma: float) -> Target:
     kernels/goal_loss.py.
     """
     bump = batch.r_t.clamp(max=0.0)[:, None]
-    y = gamma * target.goal_values(batch.s_t, batch.seed_t).amax(-1)  # [B, cells]
+    y = gamma * target.goal_values(batch.s_t, batch.z_t).amax(-1)  # [B, cells]
     if batch.reached is not None:
         y = torch.maximum(y, batch.reached)
     y = (y + bump).clamp(min=0.0).scatter(1, agent_cell(batch.s_t)[:, None], 1.0)
@@ -48,14 +48,9 @@ def goals_target(target: HRM, batch: Transition, gamma: float) -> Target:
     return Target(y, counts / counts.sum(1, keepdim=True))
 
 
-def exploration_done(config: DQNConfig, update: Tensor) -> Tensor:
-    """Share of `epsilon_updates` that is done at the counter `update`, int64 [1] -> float32 [1]."""
-    if config.epsilon_updates == 0:
-        return torch.ones(1, dtype=torch.float32, device=update.device)
-    return (update.float() / config.epsilon_updates).clamp(max=1.0)
-
-
 def epsilon_at(config: DQNConfig, update: Tensor) -> Tensor:
     """Linear from epsilon_start to epsilon_end over epsilon_updates updates, float32 [1]."""
-    done = exploration_done(config, update)
+    done = torch.ones(1, dtype=torch.float32, device=update.device)
+    if config.epsilon_updates > 0:
+        done = (update.float() / config.epsilon_updates).clamp(max=1.0)
     return config.epsilon_start + done * (config.epsilon_end - config.epsilon_start)

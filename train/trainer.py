@@ -39,7 +39,7 @@ class Trainer:
         own_seed = ranks.seed_of(ranks.rank(), config.seed)
         self.generator = torch.Generator(device).manual_seed(own_seed)
         self.collector = Collector(config.env, config.dqn, self.hrm, config.seed)
-        self.replay = Replay(config.dqn, self.collector.obs, self.collector.seed)
+        self.replay = Replay(config.dqn, self.collector.obs, self.collector.z)
         self.update = 0
         self.transitions = 0
         self.learned: Learned | None = None
@@ -75,9 +75,9 @@ class Trainer:
             batch = self.replay.sample(dqn.batch_size, self.generator)
         with phase("target"):
             y, weight = target_of(self.target, batch, dqn.gamma)
-        tokens, seed, a_tm1 = batch.s_tm1, batch.seed_tm1, batch.a_tm1
-        best = best_action(self.target, tokens, seed) if self.hrm.config.halting else None
-        carry = self.hrm.carry_from(seed)
+        tokens, z, a_tm1 = batch.s_tm1, batch.z_tm1, batch.a_tm1
+        best = best_action(self.target, tokens, z) if self.hrm.config.halting else None
+        carry = self.hrm.carry_from(z)
         for s in range(updates):
             with phase("segment"):  # forward and backward: the fused engine goes both ways at once
                 if best is None:

@@ -67,7 +67,7 @@ struct Model {
     float scale;            // of the embedding
 };
 
-// What one board starts from. A state is [T, D] with its own stride per token: 0 repeats a seed.
+// What one board starts from. A state is [T, D] with its own stride per token: 0 repeats one.
 struct Start {
     const uint8_t *tokens; // [cells]
     const float *z_H, *z_L;

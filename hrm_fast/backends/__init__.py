@@ -6,7 +6,6 @@ kernels; "auto" will not take it before it has run on a GPU.
 """
 
 import logging
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -15,48 +14,28 @@ from torch import Tensor
 from hrm_fast.backends.cpu import Engine
 from hrm_fast.backends.cuda import Cuda, Decider, unusable
 from hrm_fast.backends.plain import Plain
-from hrm_fast.backends.shape import Keep, Start
+from hrm_fast.backends.shape import TD, Found, Keep, Parameters, Start
 from hrm_fast.config import HRMConfig
 from kernels.ops import REFERENCE, triton_ops
 
 
 class Backend(Protocol):
-    """What computes segments, given the parameters of `HRM.in_order` and where to start.
-
-    Returns q float32 [B, A] before its activation, and the new z_H and z_L.
-    """
+    """What computes segments."""
 
     def decide(
-        self,
-        parameters: Sequence[Tensor],
-        start: Start,
-        segments: int = 1,
-        keep: Keep = "states",
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, parameters: Parameters, start: Start, segments: int = 1, keep: Keep = "states"
+    ) -> Found:
         """Compute some segments without gradient; `keep` says which new z are returned."""
         ...
 
-    def segment(
-        self,
-        parameters: Sequence[Tensor],
-        start: Start,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def segment(self, parameters: Parameters, start: Start) -> Found:
         """One segment, differentiable in the parameters by the one-step gradient."""
         ...
 
     def td_segment(
-        self,
-        parameters: Sequence[Tensor],
-        start: Start,
-        a_tm1: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        keep: Keep = "states",
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One segment and its loss, which comes first and alone is differentiable.
-
-        target float32 [B]: `kernels.td_loss`; with weight, [B, T - 1] each: `kernels.goal_loss`.
-        """
+        self, parameters: Parameters, start: Start, td: TD, keep: Keep = "states"
+    ) -> tuple[Tensor, Found]:
+        """One segment and its loss, which comes first and alone is differentiable."""
         ...
 
 

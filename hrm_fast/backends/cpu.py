@@ -18,14 +18,13 @@ and L2; weight gradients are added up in a fixed order, the same bits on any num
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hrm_fast.backends.shape import Keep, Start, shape_of
+from hrm_fast.backends.shape import TD, Found, Keep, Parameters, Start, shape_of
 from hrm_fast.config import HRMConfig
 from hrm_fast.layers import rope_tables
 from kernels import native
@@ -72,12 +71,8 @@ class Engine:
         )
 
     def decide(
-        self,
-        parameters: Sequence[Tensor],
-        start: Start,
-        segments: int = 1,
-        keep: Keep = "states",
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, parameters: Parameters, start: Start, segments: int = 1, keep: Keep = "states"
+    ) -> Found:
         """Compute some segments without gradient; returns q and the new states that `keep` names.
 
         "states": every token's [B, T, D]. "last": the last token's [B, D]. "none": empty tensors.
@@ -105,45 +100,34 @@ class Engine:
         z_H, z_L = (torch.empty(self._size(B, keep), dtype=FLOAT, device=CPU) for _ in range(2))
         return z_H, z_L
 
-    def segment(
-        self,
-        parameters: Sequence[Tensor],
-        start: Start,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def segment(self, parameters: Parameters, start: Start) -> Found:
         """q and the new states [B, T, D] of one segment, differentiable in the parameters."""
         return _Segment.apply(self, _alike(start), *parameters)
 
     def td_segment(
-        self,
-        parameters: Sequence[Tensor],
-        start: Start,
-        a_tm1: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        keep: Keep = "states",
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One segment and a loss on the values of a_tm1, int64 [B]: loss, q, new states.
+        self, parameters: Parameters, start: Start, td: TD, keep: Keep = "states"
+    ) -> tuple[Tensor, Found]:
+        """One segment and its loss: loss, then q and the new states.
 
-        target float32 [B]: mean((q[a_tm1] - target)^2). target and weight float32 [B, cells]: the
-        loss of `kernels.goal_loss`, at every cell. Only the loss is differentiable; its gradient is
-        made at once, while a board's activations are still in the cache.
+        Only the loss is differentiable; its gradient is made at once, while a board's activations
+        are still in the cache.
         """
-        states, td = self._states(len(start[0]), keep), (a_tm1, target, weight)
+        states = self._states(len(start[0]), keep)
         loss, q = _TDSegment.apply(self, _alike(start), td, states, *parameters)
-        return loss, q, *states
+        return loss, (q, *states)
 
     def gradient(
         self,
-        parameters: Sequence[Tensor],
+        parameters: Parameters,
         start: Start,
-        td: tuple[Tensor, Tensor, Tensor | None] | None,
+        td: TD | None,
         upstream: tuple[Tensor | None, Tensor | None, Tensor | None],
         states: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[float, Tensor, Tensor]:
         """Compute a segment from start = (tokens, z_H, z_L, read), forward and backward.
 
-        Backward goes from the loss of td = (a_tm1, target, weight) or, with td None, from
-        upstream, the gradients of (q, z_H, z_L). Returns the loss, q and one flat gradient of all
+        Backward goes from the loss of td or, with td None, from upstream, the gradients of
+        (q, z_H, z_L). Returns the loss, q and one flat gradient of all
         parameters; writes the new states to `states`, unless those are None or empty.
         """
         B, shape = len(start[0]), self.shape
@@ -153,10 +137,10 @@ class Engine:
         flat = torch.empty(sum(p.numel() for p in parameters), dtype=FLOAT, device=CPU)
         action = target = weight = 0
         if td is not None:
-            action = ptr("a_tm1", td[0], torch.int64, B)
-            of_y = (B,) if td[2] is None else (B, shape.cells)
-            target = ptr("target", td[1], FLOAT, *of_y)
-            weight = ptr_or_null("weight", td[2], FLOAT, *of_y)
+            action = ptr("a_tm1", td.a_tm1, torch.int64, B)
+            of_y = (B,) if td.weight is None else (B, shape.cells)
+            target = ptr("target", td.target, FLOAT, *of_y)
+            weight = ptr_or_null("weight", td.weight, FLOAT, *of_y)
         d_q, d_H, d_L = upstream
         new_H, new_L = states if states and states[0].numel() else (None, None)
         loss = self.native.gradient(
@@ -176,7 +160,7 @@ class Engine:
         parts = flat.split([torch.Size(s).numel() for s in self.sizes])
         return [part.view(size) for part, size in zip(parts, self.sizes, strict=True)]
 
-    def _addresses(self, parameters: Sequence[Tensor]) -> list[int]:
+    def _addresses(self, parameters: Parameters) -> list[int]:
         found = [
             ptr("a parameter", p, FLOAT, *size)
             for p, size in zip(parameters, self.sizes, strict=True)
@@ -199,12 +183,7 @@ class _Segment(torch.autograd.Function):
     """Its backward computes the segment again, with what it needs of it in the cache."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        engine: Engine,
-        start: Start,
-        *parameters: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, engine: Engine, start: Start, *parameters: Tensor) -> Found:
         ctx.engine = engine
         ctx.set_materialize_grads(False)
         fresh = [x.clone() if x is not None and x.is_inference() else x for x in start]  # savable
@@ -228,7 +207,7 @@ class _TDSegment(torch.autograd.Function):
         ctx: Any,
         engine: Engine,
         start: Start,
-        td: tuple[Tensor, Tensor, Tensor | None],
+        td: TD,
         states: tuple[Tensor, Tensor],
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
@@ -243,7 +222,7 @@ class _TDSegment(torch.autograd.Function):
 
 
 def _alike(start: Start) -> Start:
-    """z_H and z_L with the same strides; a seed that is expanded over the tokens stays expanded."""
+    """z_H and z_L with the same strides; a z that is expanded over the tokens stays expanded."""
     tokens, z_H, z_L, read = start
     if z_H.stride() != z_L.stride() or z_H.stride(-1) != 1:
         z_H, z_L = z_H.contiguous(), z_L.contiguous()

@@ -18,7 +18,6 @@ tensors the kernel's own source runs on the host, thread by thread: for tests.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hrm_fast.backends.plain import Plain
-from hrm_fast.backends.shape import Keep, Shape, Start, shape_of
+from hrm_fast.backends.shape import TD, Found, Keep, Parameters, Shape, Start, shape_of
 from hrm_fast.config import HRMConfig
 from hrm_fast.layers import rope_tables
 from kernels.attention_block import Rope
@@ -66,7 +65,7 @@ class Decider:
     def __reduce__(self) -> tuple[Any, ...]:
         return Decider, (self.config, self.boards)
 
-    def pack(self, parameters: Sequence[Tensor]) -> Packed:
+    def pack(self, parameters: Parameters) -> Packed:
         """The parameters as the kernel reads them: a few torch ops on their device."""
         shape = self.shape
         for p, size in zip(parameters, shape.parameters(), strict=True):
@@ -182,31 +181,21 @@ class Cuda:
         self.decider, self.plain = decider, plain
 
     def decide(
-        self,
-        parameters: Sequence[Tensor],
-        start: Start,
-        segments: int = 1,
-        keep: Keep = "states",
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, parameters: Parameters, start: Start, segments: int = 1, keep: Keep = "states"
+    ) -> Found:
         return self.decider.decide(self.decider.pack(parameters), *start, segments, keep)
 
-    def segment(self, parameters: Sequence[Tensor], start: Start) -> tuple[Tensor, Tensor, Tensor]:
+    def segment(self, parameters: Parameters, start: Start) -> Found:
         start, begun = self._begin(parameters, start)
         return self.plain.segment(parameters, start, begun=begun)
 
     def td_segment(
-        self,
-        parameters: Sequence[Tensor],
-        start: Start,
-        a_tm1: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        keep: Keep = "states",
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, parameters: Parameters, start: Start, td: TD, keep: Keep = "states"
+    ) -> tuple[Tensor, Found]:
         start, begun = self._begin(parameters, start)
-        return self.plain.td_segment(parameters, start, a_tm1, target, weight, keep, begun)
+        return self.plain.td_segment(parameters, start, td, keep, begun)
 
-    def _begin(self, parameters: Sequence[Tensor], start: Start) -> tuple[Start, bool]:
+    def _begin(self, parameters: Parameters, start: Start) -> tuple[Start, bool]:
         """Make the calls without gradient; returns where the others start, and whether there were
         any."""
         shape = self.decider.shape

@@ -9,14 +9,13 @@ Only the last call of L and the last call of H carry gradient: the one-step grad
 arXiv 2506.21734. With Triton's operations this is what trains on a GPU.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrm_fast.backends.shape import Keep, Start
+from hrm_fast.backends.shape import TD, Found, Keep, Parameters, Start
 from hrm_fast.config import HRMConfig
 from hrm_fast.layers import BlockWeights, level, rope_tables
 from kernels.attention_block import Rope
@@ -43,7 +42,7 @@ class Plain:
         self.rope = rope_tables(config)
         self._moved: dict[tuple[torch.device, torch.dtype], Rope] = {}
 
-    def parts(self, parameters: Sequence[Tensor]) -> Parts:
+    def parts(self, parameters: Parameters) -> Parts:
         """The parameters of `HRM.in_order`, cast once per call."""
         config = self.config
         embed, *rest = parameters
@@ -97,12 +96,8 @@ class Plain:
 
     @torch.no_grad()
     def decide(
-        self,
-        parameters: Sequence[Tensor],
-        start: Start,
-        segments: int = 1,
-        keep: Keep = "states",
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, parameters: Parameters, start: Start, segments: int = 1, keep: Keep = "states"
+    ) -> Found:
         tokens, z_H, z_L, read = start
         parts = self.parts(parameters)
         e = self.embedding(parts, tokens)
@@ -111,33 +106,27 @@ class Plain:
         return self._last(parts, e, z_H, z_L, read, keep)
 
     def segment(
-        self,
-        parameters: Sequence[Tensor],
-        start: Start,
-        keep: Keep = "states",
-        begun: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, parameters: Parameters, start: Start, keep: Keep = "states", begun: bool = False
+    ) -> Found:
         tokens, z_H, z_L, read = start
         parts = self.parts(parameters)
         return self._last(parts, self.embedding(parts, tokens), z_H, z_L, read, keep, begun)
 
     def td_segment(
         self,
-        parameters: Sequence[Tensor],
+        parameters: Parameters,
         start: Start,
-        a_tm1: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
+        td: TD,
         keep: Keep = "states",
         begun: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if weight is None:
+    ) -> tuple[Tensor, Found]:
+        if td.weight is None:
             q, z_H, z_L = self.segment(parameters, start, keep, begun)
-            loss = self.ops.td_loss(q, a_tm1, target)
+            loss = self.ops.td_loss(q, td.a_tm1, td.target)
         else:  # the loss needs every token, whatever is kept
             q, z_H, z_L = self.segment(parameters, start, begun=begun)
-            loss = self.ops.goal_loss(z_H, parameters[-1], a_tm1, target, weight)
-        return loss, q.detach(), z_H.detach(), z_L.detach()
+            loss = self.ops.goal_loss(z_H, parameters[-1], *td)
+        return loss, (q.detach(), z_H.detach(), z_L.detach())
 
     def _last(
         self,
@@ -148,7 +137,7 @@ class Plain:
         read: Tensor | None,
         keep: Keep,
         begun: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Found:
         """Compute a call's last segment and q; returns q and the new states that `keep` names.
 
         Unless all are kept, the last block works only on the tokens that are read.

@@ -1,5 +1,6 @@
-"""What every back end is given: where a segment starts, a model's sizes, its parameters' order."""
+"""What every back end is given: parameters, where a segment starts, a loss, a model's sizes."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -11,6 +12,20 @@ Keep = Literal["states", "last", "none"]  # of the new z: every token's, the las
 # tokens uint8 [B, T - 1], as the model sees them; z_H and z_L [B, T, D]; read int32 [B]: the token
 # that Q is read from (None: the mean of all)
 Start = tuple[Tensor, Tensor, Tensor, Tensor | None]
+
+Parameters = Sequence[Tensor]  # of `HRM.in_order`
+Found = tuple[Tensor, Tensor, Tensor]  # q float32 [B, A] before its activation; the new z_H and z_L
+
+
+class TD(NamedTuple):
+    """What a loss holds against the values of the actions a_tm1, int64 [B].
+
+    target float32 [B]: `kernels.td_loss`; with weight, [B, T - 1] each: `kernels.goal_loss`.
+    """
+
+    a_tm1: Tensor
+    target: Tensor
+    weight: Tensor | None = None
 
 
 class Shape(NamedTuple):

@@ -1,11 +1,11 @@
 """The table that `train.analyse` writes, and its figures: distances of z against segments."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from train.analyse import curve
+from train.analyse.curve import Rows
 from train.analyse.plots import Axes, Figure, MaxNLocator
 from train.evaluate import wilson
 
@@ -13,7 +13,7 @@ LEVELS = ("z_H", "z_L")
 REFERENCES = {  # what z is compared with -> in a title
     "last segment": "its value after the last segment",
     "first segment": "its value after the first segment",
-    "seed": "the decision's seed",
+    "seed": "where the decision started",
     "start": "the episode's start state",
 }
 INTERVENTIONS = {
@@ -27,7 +27,6 @@ COLUMNS = (
 )
 MODES = {"carry": ("#004488", "-"), "reset": ("#DDAA33", "--"), "full": ("#BB5566", ":")}
 ENVIRONMENTS = {"changed": "doors changed the way", "static": "way unchanged"}
-Rows = list[dict[str, str]]
 
 
 def draw_all(table: Path, folder: Path) -> list[Path]:
@@ -48,24 +47,17 @@ def draw_all(table: Path, folder: Path) -> list[Path]:
 
 def read(table: Path) -> Rows:
     """The rows of a convergence.csv, numbers checked."""
-    try:
-        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
-            for name in ("mazes", "solved", "segment", "decisions"):
-                int(row[name])
-            for name in ("median", "quartile_1", "quartile_3"):
-                float(row[name] or 0)
-            known = row["mode"] in MODES and row["environment"] in ENVIRONMENTS
-            if not known or row["intervention"] not in INTERVENTIONS:
-                raise ValueError
-    except OSError as error:
-        raise ValueError(f"{table}: {error.strerror}, expected a convergence.csv") from None
-    except (ValueError, KeyError, TypeError, csv.Error):
-        raise ValueError(f"{table} is damaged: expected what train.analyse wrote") from None
-    if not rows:
-        raise ValueError(f"{table} is empty: expected what train.analyse wrote")
-    return rows
+    return curve.read_table(table, _check, "train.analyse")
+
+
+def _check(row: dict[str, str]) -> None:
+    for name in ("mazes", "solved", "segment", "decisions"):
+        int(row[name])
+    for name in ("median", "quartile_1", "quartile_3"):
+        float(row[name] or 0)
+    known = row["mode"] in MODES and row["environment"] in ENVIRONMENTS
+    if not known or row["intervention"] not in INTERVENTIONS:
+        raise ValueError
 
 
 def figure(rows: Rows) -> Figure:

@@ -1,7 +1,7 @@
 """Learning curves, drawn from the metrics.csv of runs: median and range of a group's seeds."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ MEASURES = {  # column of metrics.csv -> what it is
 }
 AXES = (("update", 1.0, "updates"), ("seconds", 60.0, "minutes"))
 Points = list[tuple[float, float]]
+Rows = list[dict[str, str]]  # of a CSV
 
 
 def draw(groups: Mapping[str, Sequence[Path]], *paths: Path) -> None:
@@ -81,6 +82,22 @@ def points(folder: Path, x: str, unit: float, y: str) -> Points:
         raise ValueError(f"{folder}/metrics.csv: {error.strerror}, expected a run's log") from None
     except (ValueError, KeyError, TypeError, csv.Error):
         raise ValueError(f"{folder}/metrics.csv is damaged: expected a run's log") from None
+
+
+def read_table(table: Path, check: Callable[[dict[str, str]], object], writer: str) -> Rows:
+    """The rows of a CSV. ValueError: it is not what `writer` wrote, or `check` refuses a row."""
+    try:
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            check(row)
+    except OSError as error:
+        raise ValueError(f"{table}: {error.strerror}, expected what {writer} wrote") from None
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise ValueError(f"{table} is damaged: expected what {writer} wrote") from None
+    if not rows:
+        raise ValueError(f"{table} is empty: expected what {writer} wrote")
+    return rows
 
 
 def _exploring(row: Sequence[Axes], folder: Path, x: str, unit: float) -> None:

@@ -21,6 +21,7 @@ from envs import MazeSpec
 from hrm_fast import HRMConfig
 from train import cli
 from train.analyse import curve
+from train.analyse.curve import Rows
 from train.analyse.plots import Axes, Figure, LogLocator
 from train.config import SEED_LIMIT, Config, require
 from train.config import load as load_config
@@ -39,7 +40,6 @@ BOOKKEEPING = (  # what does not change what is learned, and the preset, which i
     *("seed", "device", "run_dir", "resume", "wandb", "cuda_graph", "preset", "hrm.kernels"),
     *("log_every", "eval_every", "eval_episodes", "save_every"),
 )
-Rows = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,11 @@ def sweep(groups: dict[str, list[Path]], options: Figures) -> Iterator[dict[str,
 
 def read_sweep(table: Path) -> Rows:
     """The rows of a segments.csv, numbers checked."""
-    try:
-        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
-            _ = row["group"], [float(row[name] or "nan") for name in COLUMNS[2:]]
-    except OSError as error:
-        raise ValueError(f"{table}: {error.strerror}, expected a segments.csv") from None
-    except (ValueError, KeyError, TypeError, csv.Error):
-        raise ValueError(f"{table} is damaged: expected what train.analyse.figures wrote") from None
-    require(f"rows of {table}", 0, bool(rows), "those that train.analyse.figures wrote")
-    return rows
+
+    def check(row: dict[str, str]) -> None:
+        _ = row["group"], [float(row[name] or "nan") for name in COLUMNS[2:]]
+
+    return curve.read_table(table, check, "train.analyse.figures")
 
 
 def draw_sweep(rows: Rows, *paths: Path) -> None:

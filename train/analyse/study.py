@@ -68,17 +68,17 @@ def measure(hrm: HRM, spec: MazeSpec, intervention: str, options: Analyse, segme
     generator = torch.Generator("cpu").manual_seed(options.seed)
     distances: list[Tensor] = []  # of the decisions of the present step, CHUNK after CHUNK
 
-    def decide(tokens: Tensor, seed: Carry) -> tuple[Tensor, Carry]:
+    def decide(tokens: Tensor, z: Carry) -> tuple[Tensor, Carry]:
         distances.clear()
         tokens = move_goal(tokens, generator) if intervention == "goal moved" else tokens
-        chunks = (x.split(CHUNK) for x in (tokens, *seed))
+        chunks = (x.split(CHUNK) for x in (tokens, *z))
         thoughts = [
-            think(hrm, own, Carry(*z), intervention, segments, options.token)
-            for own, *z in zip(*chunks, strict=True)
+            think(hrm, own, Carry(*own_z), intervention, segments, options.token)
+            for own, *own_z in zip(*chunks, strict=True)
         ]
-        q, found, seeds = zip(*thoughts, strict=True)
+        q, found, stored = zip(*thoughts, strict=True)
         distances.extend(found)
-        return torch.cat(q), Carry(*map(torch.cat, zip(*seeds, strict=True)))
+        return torch.cat(q), Carry(*map(torch.cat, zip(*stored, strict=True)))
 
     obs, solved = mazes.reset(), 0
     kept = [
@@ -98,9 +98,9 @@ def measure(hrm: HRM, spec: MazeSpec, intervention: str, options: Analyse, segme
 
 
 def think(
-    hrm: HRM, tokens: Tensor, seed: Carry, intervention: str, segments: int, token: str
+    hrm: HRM, tokens: Tensor, z: Carry, intervention: str, segments: int, token: str
 ) -> tuple[Tensor, Tensor, Carry]:
-    """One decision on tokens uint8 [B, cells]: q [B, A], distances [2, 4, S, B], the next seed.
+    """One decision on tokens uint8 [B, cells]: q [B, A], distances [2, 4, S, B], the next z.
 
     "z reset" begins every segment, and so the next decision too, at the start states: its
     segments are one segment.
@@ -112,21 +112,21 @@ def think(
     row = torch.arange(batch, dtype=torch.int64, device=tokens.device)
     start = hrm.start(batch)
     if intervention == "z reset":
-        begin, kept = start, hrm.start_seed(batch)
+        begin, kept = start, hrm.stored_start(batch)
         q, z_H, z_L, *_ = decide_and_record(hrm, tokens, None, 1)
         z_H, z_L = (z.expand(segments, *z.shape[1:]) for z in (z_H, z_L))
     else:
-        begin = hrm.carry_from(seed)
-        q, z_H, z_L, kept, _ = decide_and_record(hrm, tokens, seed, segments)
+        begin = hrm.carry_from(z)
+        q, z_H, z_L, kept, _ = decide_and_record(hrm, tokens, z, segments)
     levels = zip((z_H, z_L), begin, start, strict=True)
     measured = [to_references(z[:, row, at], b[row, at], s[row, at]) for z, b, s in levels]
     return q[-1], torch.stack(measured).cpu(), kept
 
 
-def to_references(z: Tensor, seed: Tensor, start: Tensor) -> Tensor:
-    """Mean squared distances [4, S, B] of z [S, B, D] to REFERENCES; seed and start are [B, D]."""
+def to_references(z: Tensor, begin: Tensor, start: Tensor) -> Tensor:
+    """Mean squared distances [4, S, B] of z [S, B, D] to REFERENCES; begin and start are [B, D]."""
     z = z.float()
-    references = torch.stack((z[-1], z[0], seed.float(), start.float()))  # [4, B, D]
+    references = torch.stack((z[-1], z[0], begin.float(), start.float()))  # [4, B, D]
     return (z - references[:, None]).square().mean(-1)
 
 

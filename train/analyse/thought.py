@@ -13,7 +13,7 @@ class Thought(NamedTuple):
     q: torch.Tensor  # float32 [S, B, A]; the decision's are q[-1]
     z_H: torch.Tensor  # [S, B, T, D], after each segment
     z_L: torch.Tensor
-    seed: Carry  # of the next decision, [B, *seed_shape] twice
+    stored: Carry  # of the next decision, [B, *stored_shape] twice
     values: torch.Tensor | None  # float32 [S, B, cells], of every cell as the goal: its best Q
 
 
@@ -29,21 +29,19 @@ def decide_and_record(
     A board that halts keeps its z from there on: S is the config's all the same.
     """
     carry = hrm.start(len(tokens)) if seed is None else hrm.carry_from(seed)
-    halting = hrm.config.halting and segments is None
-    halted = torch.zeros(len(tokens), 1, 1, dtype=torch.bool, device=tokens.device)
-    qs, carries, values = [], [], []
-    for _ in range(hrm.config.segments if segments is None else segments):
-        new, q = hrm.segment(carry, tokens)
-        if halting:
-            z_H, z_L = (torch.where(halted, *pair) for pair in zip(carry, new, strict=True))
-            new, q = Carry(z_H, z_L), hrm.q_values(z_H, tokens)
-            halt, proceed = hrm.halt_logits(new).unbind(1)
-            halted = halted | (halt > proceed)[:, None, None]
-        carry = new
-        qs.append(q)
-        carries.append(carry)
-        if hrm.config.q_token == "goal":
-            values.append(hrm.values_of_cells(carry.z_H).amax(-1))
+    S = hrm.config.segments if segments is None else segments
+    qs, carries = [], []
+    if hrm.config.halting and segments is None:
+        carries = [*hrm.until_halted(carry, tokens)]
+        carries += carries[-1:] * (S - len(carries))
+        qs = [hrm.q_values(z_H, tokens) for z_H, _ in carries]
+    else:
+        for _ in range(S):
+            carry, q = hrm.segment(carry, tokens)
+            qs.append(q)
+            carries.append(carry)
     z_H, z_L = (torch.stack(z) for z in zip(*carries, strict=True))
-    every_cell = torch.stack(values) if values else None
-    return Thought(torch.stack(qs), z_H, z_L, hrm.seed(carry), every_cell)
+    every_cell = None
+    if hrm.config.q_token == "goal":
+        every_cell = torch.stack([hrm.values_of_cells(z).amax(-1) for z in z_H])
+    return Thought(torch.stack(qs), z_H, z_L, hrm.stored(carries[-1]), every_cell)

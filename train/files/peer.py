@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from envs import MazeSpec
 from hrm_fast import HRM, HRMConfig, from_reference
-from hrm_fast.checkpoint import reference_shapes
 from train.config import PRESETS, Config, require
 from train.files.checkpoint import refuse_pipe
 
@@ -76,7 +74,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[Config, HRM]:
         )  # fmt: skip
         maze, preset = maze_of_peer(env)
         require("seq_len", env["seq_len"], env["seq_len"] == maze.cells, str(maze.cells))
-        hrm = restored(data[NETWORK], shape)
+        for tensor, x in data[NETWORK].items():  # a small file for any size
+            if not x.is_contiguous():
+                raise ValueError(f"{tensor} is one number repeated: expected {list(x.shape)}")
+        hrm = from_reference(data[NETWORK], shape)
     except KeyError as error:
         raise ValueError(f"{path} has no {error}: expected a .ckpt that HRM-Agent wrote") from None
     except (TypeError, AttributeError, ValueError) as error:
@@ -105,16 +106,3 @@ def maze_of_peer(env: dict[str, Any]) -> tuple[MazeSpec, str]:
     known = ", ".join(("MiniHack-4-Rooms", "MiniHack-Corridor-Maze-4-Way-Dynamic", *rooms))
     require("env_name", name, name in rooms, f"one of {known}")
     return MazeSpec(map="room", size=rooms[name], **own), "paper-maze"
-
-
-def restored(weights: dict[str, Tensor], shape: HRMConfig) -> HRM:
-    """`from_reference`, but nothing is allocated before the tensors are those of the shape."""
-    given = {name.removeprefix("_orig_mod."): x for name, x in weights.items()}
-    for name, expected in reference_shapes(shape).items():
-        if name in given and given[name].shape != expected:
-            raise ValueError(f"{name} is {list(given[name].shape)}: expected {list(expected)}")
-        if name in given and not given[name].is_contiguous():  # a small file for any size
-            raise ValueError(f"{name} is one number repeated: expected {list(expected)}")
-        if name not in given and "q_head" not in name:
-            raise ValueError(f"{name} is missing: expected {list(expected)}")
-    return from_reference(weights, shape)

@@ -20,7 +20,7 @@ from train.files import agents, checkpoint
 from train.files.writing import check_outputs
 from train.watch import gym, page
 from train.watch.film import write_gif
-from train.watch.terminal import moments, show
+from train.watch.terminal import draws_colour, moments, show, text_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def main() -> None:
     where = env_of(config, options.env)
     if isinstance(where, GymSpec) and options.html is options.gif is None:
         scenes = gym.scenes(hrm, where, options.episodes or 3, seed, segments)
-        return gym.show(scenes, options.delay)
+        return show(scenes, options.delay)
     spec = maze_of(replace(config, env=where))
     if options.html is not None:
         among, most = options.among, options.episodes or 12
@@ -83,7 +83,8 @@ def main() -> None:
         frames = write_gif(options.gif, played, spec, options.tile, options.delay)
         print(f"{options.gif}: {frames} frames, {episodes} episodes")
     if options.html is options.gif is None:
-        show(moments(hrm, spec, episodes, seed, segments), spec, options.delay)
+        played, colour = moments(hrm, spec, episodes, seed, segments), draws_colour()
+        show(((text_of(m, spec, colour), bool(m.end)) for m in played), options.delay)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Watch an agent in a Gymnasium environment, in the terminal, as the environment draws itself."""
 
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -14,8 +12,11 @@ from train.episodes import greedily, walk
 
 def scenes(
     hrm: HRM, spec: GymSpec, episodes: int, seed: int, segments: int | None = None
-) -> Iterator[str]:
-    """Greedy episodes step by step. ValueError: the environment does not draw itself as text."""
+) -> Iterator[tuple[str, bool]]:
+    """Greedy episodes step by step, and whether one ends there.
+
+    ValueError: the environment does not draw itself as text.
+    """
     modes = spec.render_modes
     if "ansi" not in modes:
         has = ", ".join(modes) or "none"
@@ -30,22 +31,12 @@ def scenes(
             best = q[0].argmax()
             values = (f"{'>' if i == best else ''}{value:.3f}" for i, value in enumerate(q[0]))
             shown = f"{batch.text().rstrip()}\nQ  {'  '.join(values)}"
-            return q, hrm.seed(carry)
+            return q, hrm.stored(carry)
 
         for episode in range(1, episodes + 1):
             total = 0.0
             for number, (_, step, _) in enumerate(walk(batch, greedily(hrm, 1, decide), obs)):
-                yield f"episode {episode}  step {number}  return {total:.2f}\n{shown}"
+                yield f"episode {episode}  step {number}  return {total:.2f}\n{shown}", False
                 obs, total = step.obs, total + step.reward.item()
             end = "ended" if step.terminated else "time limit"
-            yield f"episode {episode}  step {number + 1}  return {total:.2f}  {end}"
-
-
-def show(played: Iterator[str], delay: float) -> None:
-    """Play in the terminal, in place; where stdout is none, as plain text without waiting."""
-    terminal = sys.stdout.isatty()
-    for text in played:
-        clear = "\x1b[2J\x1b[H" if terminal else ""
-        print(f"{clear}{text}\n", flush=True)
-        if terminal:
-            time.sleep(delay * (1 if "Q  " in text else 4))
+            yield f"episode {episode}  step {number + 1}  return {total:.2f}  {end}", True

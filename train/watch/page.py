@@ -21,7 +21,7 @@ from train.config import Config, maze_of
 from train.episodes import greedily, shortest_paths, walk
 from train.files.writing import replacing
 
-# (boards uint8 [B, cells], seed) -> the decision; its first axis counts segments, or cycles of one
+# (boards uint8 [B, cells], z) -> the decision; its first axis counts segments, or cycles of one
 Thinker = Callable[[Tensor, Carry], Thought]
 
 
@@ -56,7 +56,7 @@ def thinker(hrm: HRM, segments: int | None) -> tuple[Thinker, str]:
         cycles = [decide_and_record(model, obs, z) for model in (*shorter, hrm)]
         q, z_H, z_L, _, values = zip(*cycles, strict=True)
         every_cell = torch.cat(values) if config.q_token == "goal" else None
-        return Thought(torch.cat(q), torch.cat(z_H), torch.cat(z_L), cycles[-1].seed, every_cell)
+        return Thought(torch.cat(q), torch.cat(z_H), torch.cat(z_L), cycles[-1].stored, every_cell)
 
     return think, "cycle"
 
@@ -85,7 +85,7 @@ def play(hrm: HRM, think: Thinker, spec: MazeSpec, episodes: int, seed: int) -> 
         nonlocal thought, away
         thought = think(obs, before)
         away = distances(hrm.carry_from(before), thought)
-        return thought.q[-1], thought.seed
+        return thought.q[-1], thought.stored
 
     played: list[list[Frame]] = [[] for _ in range(episodes)]
     for walking, step, ends in walk(mazes, greedily(hrm, episodes, decide), obs):

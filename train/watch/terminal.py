@@ -4,7 +4,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ def moments(
     def decide(obs: Tensor, z: Carry) -> tuple[Tensor, Carry]:
         values, carry = hrm.decide(obs, z, segments)
         q[:] = values[0].tolist()
-        return values, hrm.seed(carry)
+        return values, hrm.stored(carry)
 
     for episode in range(1, episodes + 1):
         reward, changed = 0.0, False
@@ -89,11 +89,12 @@ def draws_colour() -> bool:
     return sys.stdout.isatty() and not plain and "utf" in (sys.stdout.encoding or "").lower()
 
 
-def show(played: Iterator[Moment], spec: MazeSpec, delay: float) -> None:
-    """Play in the terminal, in place; where stdout is none, as plain lines without waiting."""
-    terminal, colour = sys.stdout.isatty(), draws_colour()
-    for moment in played:
+def show(scenes: Iterable[tuple[str, bool]], delay: float) -> None:
+    """Play texts in the terminal, in place, longer where an episode ends (True); where stdout is
+    none, as plain lines without waiting."""
+    terminal = sys.stdout.isatty()
+    for text, ends in scenes:
         clear = "\x1b[2J\x1b[H" if terminal else ""
-        print(f"{clear}{text_of(moment, spec, colour)}\n", flush=True)
+        print(f"{clear}{text}\n", flush=True)
         if terminal:
-            time.sleep(delay * (4 if moment.end else 1))
+            time.sleep(delay * (4 if ends else 1))
