@@ -40,13 +40,13 @@ def viewer_png(path: Path) -> None:
         page = Path(folder) / "maze.html"
         _watch("maze", "--html", str(page), "--among", "48")
         with browser.tab(program) as tab:
-            tab.look(width=1200, height=900)
-            tab.open(page)
-            tab.js("show(data.episodes.findIndex((e) => e.end === 'goal'))")
-            tab.js("goTo(episode().moments.length - 8)")
-            tab.until("document.getAnimations().length === 0")
+            tab.set_viewport_size({"width": 1200, "height": 900})
+            tab.goto(page.as_uri())
+            tab.evaluate("show(data.episodes.findIndex((e) => e.end === 'goal'))")
+            tab.evaluate("goTo(episode().moments.length - 8)")
+            browser.until(tab, "document.getAnimations().length === 0")
             with replacing(path) as part:
-                tab.picture(part)
+                tab.screenshot(path=part, type="png", full_page=True)
 
 
 def _watch(*words: str) -> None:

@@ -2,40 +2,50 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
+from playwright.sync_api import Page
 from test_viewer import SPEC, model, record
 
 from envs import MazeSpec
 from profiling import browser
 from train.watch import page
 
+Scheme = Literal["light", "dark"]
+
 
 @pytest.fixture(scope="module")
-def tab() -> Iterator[browser.Tab]:
+def tab() -> Iterator[Page]:
     program = browser.find()
     if program is None:
         pytest.skip(browser.MISSING)
+    trouble: list[str] = []
     with browser.tab(program) as one:
+        one.on("console", lambda said: trouble.append(f"{said.type}: {said.text}"))
+        one.on("pageerror", lambda error: trouble.append(str(error)))
         yield one
-        assert one.trouble == []
+    assert trouble == []
 
 
 @pytest.fixture
-def data(tab: browser.Tab, tmp_path: Path) -> dict[str, Any]:
+def data(tab: Page, tmp_path: Path) -> dict[str, Any]:
     """What is recorded; its page is open."""
     recorded = record()
     return opened(tab, tmp_path, recorded)
 
 
-def opened(tab: browser.Tab, folder: Path, recorded: dict[str, Any]) -> dict[str, Any]:
-    tab.look()
-    tab.requests.clear()
+def opened(tab: Page, folder: Path, recorded: dict[str, Any]) -> dict[str, Any]:
+    look(tab)
     page.write(folder / "page.html", lambda: recorded)
-    tab.open(folder / "page.html")
+    tab.goto((folder / "page.html").as_uri())
     return recorded
+
+
+def look(tab: Page, scheme: Scheme = "light", width: int = 1280, height: int = 900) -> None:
+    tab.emulate_media(color_scheme=scheme)
+    tab.set_viewport_size({"width": width, "height": height})
 
 
 SHOWN = """(() => ({
@@ -76,81 +86,85 @@ def check(shown: dict[str, Any], episode: dict[str, Any], step: int) -> None:
     assert shown["shortest"] == expected
 
 
-def test_it_shows_every_recorded_step(tab: browser.Tab, data: dict[str, Any]) -> None:
-    assert tab.requests == [tab.js("location.href")]
+def test_it_asks_for_nothing_else(tab: Page, tmp_path: Path) -> None:
+    requests: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
+    opened(tab, tmp_path, record())
+    assert requests == [tab.url]
+
+
+def test_it_shows_every_recorded_step(tab: Page, data: dict[str, Any]) -> None:
     flashes = 0
     for number, episode in enumerate(data["episodes"]):
-        assert tab.js("at('episode').selectedIndex") == number
+        assert tab.evaluate("at('episode').selectedIndex") == number
         for step in range(len(episode["moments"])):
-            shown = tab.js(SHOWN)
+            shown = tab.evaluate(SHOWN)
             check(shown, episode, step)
             flashes += shown["flashes"]
-            tab.press("ArrowRight")
-        check(tab.js(SHOWN), episode, len(episode["moments"]) - 1)  # the end stays the end
-        tab.press("ArrowRight", shift=True)
+            tab.keyboard.press("ArrowRight")
+        check(tab.evaluate(SHOWN), episode, len(episode["moments"]) - 1)  # the end stays the end
+        tab.keyboard.press("Shift+ArrowRight")
     assert flashes > 0
 
 
-def test_keys(tab: browser.Tab, data: dict[str, Any]) -> None:
+def test_keys(tab: Page, data: dict[str, Any]) -> None:
     first, second = data["episodes"][:2]
-    tab.press("End")
-    check(tab.js(SHOWN), first, len(first["moments"]) - 1)
-    tab.press("ArrowLeft")
-    check(tab.js(SHOWN), first, len(first["moments"]) - 2)
-    tab.press("Home")
-    check(tab.js(SHOWN), first, 0)
-    tab.press("ArrowDown")
-    tab.press("ArrowDown")
-    shown = [float(v) for v in tab.js(SHOWN)["q"]]
+    tab.keyboard.press("End")
+    check(tab.evaluate(SHOWN), first, len(first["moments"]) - 1)
+    tab.keyboard.press("ArrowLeft")
+    check(tab.evaluate(SHOWN), first, len(first["moments"]) - 2)
+    tab.keyboard.press("Home")
+    check(tab.evaluate(SHOWN), first, 0)
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("ArrowDown")
+    shown = [float(v) for v in tab.evaluate(SHOWN)["q"]]
     assert shown == pytest.approx(first["moments"][0]["q"][0], abs=6e-4)
-    assert tab.js("at('stagelabel').textContent") == "Q values after segment 1 of 3"
-    tab.press("ArrowUp")
-    assert tab.js("at('stage').value") == "2"
-    tab.press("ArrowRight", shift=True)
-    check(tab.js(SHOWN), second, 0)
-    tab.press("ArrowLeft", shift=True)
-    check(tab.js(SHOWN), first, 0)
+    assert tab.evaluate("at('stagelabel').textContent") == "Q values after segment 1 of 3"
+    tab.keyboard.press("ArrowUp")
+    assert tab.evaluate("at('stage').value") == "2"
+    tab.keyboard.press("Shift+ArrowRight")
+    check(tab.evaluate(SHOWN), second, 0)
+    tab.keyboard.press("Shift+ArrowLeft")
+    check(tab.evaluate(SHOWN), first, 0)
 
 
-def test_space_plays_to_the_end_and_stops(tab: browser.Tab, data: dict[str, Any]) -> None:
-    tab.js("at('speed').value = 4")
-    tab.press(" ")
-    assert tab.js("at('play').getAttribute('aria-label')") == "Pause"
-    tab.until("now.stage === 2")  # thinking aloud
-    tab.press(" ")
-    assert tab.js("now.playing") is False
-    tab.press(" ")
-    tab.until("now.playing === false")
+def test_space_plays_to_the_end_and_stops(tab: Page, data: dict[str, Any]) -> None:
+    tab.evaluate("at('speed').value = 4")
+    tab.keyboard.press("Space")
+    assert tab.evaluate("at('play').getAttribute('aria-label')") == "Pause"
+    browser.until(tab, "now.stage === 2")  # thinking aloud
+    tab.keyboard.press("Space")
+    assert tab.evaluate("now.playing") is False
+    tab.keyboard.press("Space")
+    browser.until(tab, "now.playing === false")
     first = data["episodes"][0]
-    check(tab.js(SHOWN), first, len(first["moments"]) - 1)
+    check(tab.evaluate(SHOWN), first, len(first["moments"]) - 1)
 
 
-def test_the_buttons_step_and_keep_the_focus(tab: browser.Tab, data: dict[str, Any]) -> None:
+def test_the_buttons_step_and_keep_the_focus(tab: Page, data: dict[str, Any]) -> None:
     first = data["episodes"][0]
     last = len(first["moments"]) - 1
-    tab.js("at('forward').focus()")
+    tab.evaluate("at('forward').focus()")
     for step in range(1, last + 3):
-        tab.js("at('forward').click()")
-        check(tab.js(SHOWN), first, min(step, last))
-    assert tab.js("document.activeElement.id") == "forward"
-    assert tab.js("at('forward').getAttribute('aria-disabled')") == "true"
+        tab.evaluate("at('forward').click()")
+        check(tab.evaluate(SHOWN), first, min(step, last))
+    assert tab.evaluate("document.activeElement.id") == "forward"
+    assert tab.evaluate("at('forward').getAttribute('aria-disabled')") == "true"
     for button, episode, step in (("back", 0, last - 1), ("first", 0, 0), ("later", 1, 0)):
-        tab.js(f"at('{button}').click()")
-        check(tab.js(SHOWN), data["episodes"][episode], step)
+        tab.evaluate(f"at('{button}').click()")
+        check(tab.evaluate(SHOWN), data["episodes"][episode], step)
 
 
-def test_the_time_line_scrubs(tab: browser.Tab, data: dict[str, Any]) -> None:
-    tab.js("at('time').value = 3, at('time').dispatchEvent(new Event('input'))")
-    check(tab.js(SHOWN), data["episodes"][0], 3)
-    tab.js("at('time').focus()")
-    tab.press("ArrowRight")  # once, not once more by the slider itself
-    check(tab.js(SHOWN), data["episodes"][0], 4)
+def test_the_time_line_scrubs(tab: Page, data: dict[str, Any]) -> None:
+    tab.evaluate("at('time').value = 3, at('time').dispatchEvent(new Event('input'))")
+    check(tab.evaluate(SHOWN), data["episodes"][0], 3)
+    tab.evaluate("at('time').focus()")
+    tab.keyboard.press("ArrowRight")  # once, not once more by the slider itself
+    check(tab.evaluate(SHOWN), data["episodes"][0], 4)
 
 
-def test_every_control_has_a_name_and_can_be_reached(
-    tab: browser.Tab, data: dict[str, Any]
-) -> None:
-    nodes = tab.call("Accessibility.getFullAXTree")["nodes"]
+def test_every_control_has_a_name_and_can_be_reached(tab: Page, data: dict[str, Any]) -> None:
+    nodes = tab.context.new_cdp_session(tab).send("Accessibility.getFullAXTree")["nodes"]
     roles = {"button", "slider", "combobox", "checkbox", "image", "img", "table"}
     told = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if "role" in n]
     named = [(role, name) for role, name in told if role in roles]
@@ -159,42 +173,42 @@ def test_every_control_has_a_name_and_can_be_reached(
     for name in ("Play", "Step", "Episode", "Next episode", "Q values"):
         assert name in names
     assert any(name.startswith("Board of 3 rows and 5 columns. Agent at row") for name in names)
-    tab.js("document.activeElement.blur()")
+    tab.evaluate("document.activeElement.blur()")
     reached = set()
     for _ in range(20):
-        tab.press("Tab")
-        reached.add(tab.js("document.activeElement.id"))
+        tab.keyboard.press("Tab")
+        reached.add(tab.evaluate("document.activeElement.id"))
     wanted = "#later, #episode, #time, #forward, #play, #speed, #stage, #aloud, #show-path"
     assert {name.strip(" #") for name in wanted.split(",")} <= reached
 
 
-def test_it_fits_a_phone_and_both_schemes(tab: browser.Tab, data: dict[str, Any]) -> None:
+def test_it_fits_a_phone_and_both_schemes(tab: Page, data: dict[str, Any]) -> None:
     colours = set()
-    for dark in (False, True):
+    for scheme in get_args(Scheme):
         for width in (320, 390, 1280):
-            tab.look(dark, width, 844)
-            assert tab.js("document.documentElement.scrollWidth") <= width
-        colours.add(tab.js("getComputedStyle(document.body).backgroundColor"))
+            look(tab, scheme, width, 844)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        colours.add(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(colours) == 2
-    tab.look(width=390, height=844)
-    assert tab.js("at('play').getBoundingClientRect().bottom") < 844
+    look(tab, width=390, height=844)
+    assert tab.evaluate("at('play').getBoundingClientRect().bottom") < 844
 
 
-def test_a_model_without_steps_of_thought_says_so(tab: browser.Tab, tmp_path: Path) -> None:
+def test_a_model_without_steps_of_thought_says_so(tab: Page, tmp_path: Path) -> None:
     data = opened(tab, tmp_path, record(segments=1, l_cycles=1))
-    assert "one segment per decision" in tab.js("at('plotnote').textContent")
-    assert tab.js("at('plot').checkVisibility()") is False
-    assert tab.js(SHOWN)["arrows"] == 4
+    assert "one segment per decision" in tab.evaluate("at('plotnote').textContent")
+    assert tab.evaluate("at('plot').checkVisibility()") is False
+    assert tab.evaluate(SHOWN)["arrows"] == 4
     assert data["unit"] == "segment"
 
 
-def test_eight_actions_and_a_view_of_two_cells(tab: browser.Tab, tmp_path: Path) -> None:
+def test_eight_actions_and_a_view_of_two_cells(tab: Page, tmp_path: Path) -> None:
     spec = MazeSpec(map="corridors", actions=8, view_radius=2, max_steps=5)
     config, hrm = model(spec, carry="full")
     data = opened(tab, tmp_path, page.record(hrm, config, 1, 1, 0, None))
     first = data["episodes"][0]["moments"][0]
     assert "?" in first["board"] and len(first["q"][0]) == 8
-    shown = tab.js(SHOWN)
+    shown = tab.evaluate(SHOWN)
     assert shown["arrows"] == len(shown["q"]) == 8
     assert shown["route"] == max(len(first["path"]), 1)
-    assert tab.js("document.querySelectorAll('#board .unseen').length") == 1
+    assert tab.evaluate("document.querySelectorAll('#board .unseen').length") == 1
