@@ -15,10 +15,17 @@ namespace hrm {
 namespace {
 
 constexpr float kEps = 1e-5F; // of the rms norm
+// Tokens that are summed one by one; the sums of such parts are added up in turn. In a single sum
+// over the 961 cells of the largest maze a float loses three times what PyTorch loses.
+constexpr int kPart = 256;
 
 inline BlockWeights block_weights(const Layout &l, const float *packed, int layer) {
     const float *at = packed + layer * l.block;
     return {at, at + l.qkv, at + l.qkv + l.out, at + l.qkv + l.out + l.gate_up};
+}
+
+inline int least(int a, int b) {
+    return a < b ? a : b;
 }
 
 inline void copy(float *to, const float *from, long n) {
@@ -142,14 +149,35 @@ inline void softmax(float *scores, float *top, float *inv, int n, const Layout &
             most[0] = max(most[0], load(s + t * ld));
         const vec highest = max(max(most[0], most[1]), max(most[2], most[3]));
         vec total{};
-        for (t = 0; t < T; ++t) {
-            const vec p = exponential(load(s + t * ld) - highest);
-            store(s + t * ld, p);
-            total += p;
+        for (t = 0; t < T;) {
+            vec part{};
+            for (const int end = least(t + kPart, T); t < end; ++t) {
+                const vec p = exponential(load(s + t * ld) - highest);
+                store(s + t * ld, p);
+                part += p;
+            }
+            total += part;
         }
         store(top + i, highest);
         store(inv + i, 1.0F / total);
     }
+}
+
+// C [M, N] = A [M, T] B [T, N], a sum over all tokens.
+inline void multiply_tokens(float *C, long ldc, Left A, Right B, int M, int N, int T) {
+    multiply<To::kSet>(C, ldc, A, B, M, N, least(T, kPart));
+    for (int t = kPart; t < T; t += kPart)
+        multiply<To::kSum>(C, ldc, {A.data + t * A.column, A.row, A.column},
+                           {B.data + t * B.row, B.row}, M, N, least(T - t, kPart));
+}
+
+// C [M, N] += A [M, R] B [R, N], a sum over some of the T tokens.
+inline void add_tokens(const Layout &l, float *C, long ldc, Left A, Right B, int M, int N, int R) {
+    if (l.T <= kPart)
+        return multiply<To::kAdd>(C, ldc, A, B, M, N, R);
+    for (int r = 0; r < R; r += kPart)
+        multiply<To::kSum>(C, ldc, {A.data + r * A.column, A.row, A.column},
+                           {B.data + r * B.row, B.row}, M, N, least(R - r, kPart));
 }
 
 // Scores lie key by key, [T, tile]: so softmax needs no sums across a vector, and a head's K, which
@@ -165,9 +193,9 @@ inline void attention(const Model &m, Saved &s, Scratch &w, int R) {
         for (int t = 0; t < R; t += l.tile) {
             const int n = R - t < l.tile ? R - t : l.tile, columns = padded(n);
             float *o = s.o + static_cast<long>(t) * l.HK + head * l.Kp, *inv = s.inv + stat + t;
-            multiply<false>(w.scores, l.tile, {k, ld, 1}, {w.q_t + t, Rp}, l.T, columns, l.K);
+            multiply<To::kSet>(w.scores, l.tile, {k, ld, 1}, {w.q_t + t, Rp}, l.T, columns, l.K);
             softmax(w.scores, s.top + stat + t, inv, columns, l);
-            multiply<false>(o, l.HK, {w.scores, 1, l.tile}, {v, ld}, n, l.Kp, l.T);
+            multiply_tokens(o, l.HK, {w.scores, 1, l.tile}, {v, ld}, n, l.Kp, l.T);
             for (int r = 0; r < n; ++r)
                 scale_rows(o + static_cast<long>(r) * l.HK, 0, 1, l.Kp, inv[r]);
         }
@@ -193,22 +221,23 @@ inline void block_forward(const Model &m, int layer, Saved &s, Scratch &w, const
     if (rows) {
         gather(w.wanted, s.x, rows, R, l.Dp);
         x = w.wanted;
-        multiply<false>(s.qkv + l.HK, ld, {s.x, l.Dp, 1}, {W.qkv + l.HK, ld}, l.T, 2 * l.HK, l.Dp);
-        multiply<false>(s.qkv, ld, {x, l.Dp, 1}, {W.qkv, ld}, R, l.HK, l.Dp);
+        multiply<To::kSet>(s.qkv + l.HK, ld, {s.x, l.Dp, 1}, {W.qkv + l.HK, ld}, l.T, 2 * l.HK,
+                           l.Dp);
+        multiply<To::kSet>(s.qkv, ld, {x, l.Dp, 1}, {W.qkv, ld}, R, l.HK, l.Dp);
     } else {
-        multiply<false>(s.qkv, ld, {x, l.Dp, 1}, {W.qkv, ld}, l.T, 3 * l.HK, l.Dp);
+        multiply<To::kSet>(s.qkv, ld, {x, l.Dp, 1}, {W.qkv, ld}, l.T, 3 * l.HK, l.Dp);
     }
     rope_both(s.qkv, m, rows, R, m.sin, w);
     attention(m, s, w, R);
-    multiply<false>(s.x1, l.Dp, {s.o, l.HK, 1}, {W.out, l.Dp}, R, l.Dp, l.HK);
+    multiply<To::kSet>(s.x1, l.Dp, {s.o, l.HK, 1}, {W.out, l.Dp}, R, l.Dp, l.HK);
     rms_residual(s.x1, x, s.r1, R, l);
     for (int t = 0; t < R; t += l.tile) {
         const int n = R - t < l.tile ? R - t : l.tile;
         float *gu = s.gu + (keep ? 2L * t * l.Fp : 0), *x1 = s.x1 + static_cast<long>(t) * l.Dp,
               *y = s.y + static_cast<long>(t) * l.Dp;
-        multiply<false>(gu, 2 * l.Fp, {x1, l.Dp, 1}, {W.gate_up, 2 * l.Fp}, n, 2 * l.Fp, l.Dp);
+        multiply<To::kSet>(gu, 2 * l.Fp, {x1, l.Dp, 1}, {W.gate_up, 2 * l.Fp}, n, 2 * l.Fp, l.Dp);
         gated(w.h, gu, n, l.Fp);
-        multiply<false>(y, l.Dp, {w.h, l.Fp, 1}, {W.down, l.Dp}, n, l.Dp, l.Fp);
+        multiply<To::kSet>(y, l.Dp, {w.h, l.Fp, 1}, {W.down, l.Dp}, n, l.Dp, l.Fp);
         rms_residual(y, x1, s.r2 + t, n, l);
     }
 }
@@ -221,11 +250,15 @@ inline void softmax_backward(float *p, float *dp, const float *top, const float 
     for (int i = 0; i < n; i += kLanes) {
         const vec highest = load(top + i), share = load(inv + i);
         vec sum{};
-        for (int t = 0; t < T; ++t) {
-            const long at = t * ld + i;
-            const vec shares = exponential(load(p + at) - highest) * share;
-            store(p + at, shares);
-            sum += shares * load(dp + at);
+        for (int t = 0; t < T;) {
+            vec part{};
+            for (const int end = least(t + kPart, T); t < end; ++t) {
+                const long at = t * ld + i;
+                const vec shares = exponential(load(p + at) - highest) * share;
+                store(p + at, shares);
+                part += shares * load(dp + at);
+            }
+            sum += part;
         }
         for (int t = 0; t < T; ++t) {
             const long at = t * ld + i;
@@ -249,12 +282,13 @@ inline void attention_backward(const Model &m, const Saved &s, Scratch &w, const
         for (int t = 0; t < R; t += l.tile) {
             const int n = R - t < l.tile ? R - t : l.tile, columns = padded(n);
             const float *d_o = w.d_o + static_cast<long>(t) * l.HK + at;
-            multiply<false>(w.scores, l.tile, {k, ld, 1}, {w.q_t + t, Rp}, l.T, columns, l.K);
-            multiply<false>(w.d_scores, l.tile, {v, ld, 1}, {w.d_o_t + t, Rp}, l.T, columns, l.K);
+            multiply<To::kSet>(w.scores, l.tile, {k, ld, 1}, {w.q_t + t, Rp}, l.T, columns, l.K);
+            multiply<To::kSet>(w.d_scores, l.tile, {v, ld, 1}, {w.d_o_t + t, Rp}, l.T, columns,
+                               l.K);
             softmax_backward(w.scores, w.d_scores, s.top + stat + t, s.inv + stat + t, columns, l);
-            multiply<true>(dv, ld, {w.scores, l.tile, 1}, {d_o, l.HK}, l.T, l.Kp, n);
-            multiply<true>(dk, ld, {w.d_scores, l.tile, 1}, {q + t * ld, ld}, l.T, l.Kp, n);
-            multiply<false>(dq + t * ld, ld, {w.d_scores, 1, l.tile}, {k, ld}, n, l.Kp, l.T);
+            add_tokens(l, dv, ld, {w.scores, l.tile, 1}, {d_o, l.HK}, l.T, l.Kp, n);
+            add_tokens(l, dk, ld, {w.d_scores, l.tile, 1}, {q + t * ld, ld}, l.T, l.Kp, n);
+            multiply_tokens(dq + t * ld, ld, {w.d_scores, 1, l.tile}, {k, ld}, n, l.Kp, l.T);
         }
     }
     rope_both(w.d_qkv, m, rows, R, m.sin_back, w);
@@ -282,11 +316,11 @@ inline void swiglu_backward(const Layout &l, const BlockWeights &W, float *grad,
         const int n = R - t < l.tile ? R - t : l.tile;
         float *dv = w.d_y + static_cast<long>(t) * l.Dp;
         const float *x1 = s.x1 + static_cast<long>(t) * l.Dp;
-        multiply<false>(w.d_h, l.Fp, {dv, l.Dp, 1}, {W.down, l.Fp}, n, l.Fp, l.Dp);
+        multiply<To::kSet>(w.d_h, l.Fp, {dv, l.Dp, 1}, {W.down, l.Fp}, n, l.Fp, l.Dp);
         gated_backward(w.d_gu, w.h, w.d_h, s.gu + 2L * t * l.Fp, n, l.Fp);
-        multiply<true>(d_down, l.Fp, {dv, 1, l.Dp}, {w.h, l.Fp}, l.Dp, l.Fp, n);
-        multiply<true>(d_gate_up, l.Dp, {w.d_gu, 1, 2 * l.Fp}, {x1, l.Dp}, 2 * l.Fp, l.Dp, n);
-        multiply<true>(dv, l.Dp, {w.d_gu, 2 * l.Fp, 1}, {W.gate_up, l.Dp}, n, l.Dp, 2 * l.Fp);
+        add_tokens(l, d_down, l.Fp, {dv, 1, l.Dp}, {w.h, l.Fp}, l.Dp, l.Fp, n);
+        add_tokens(l, d_gate_up, l.Dp, {w.d_gu, 1, 2 * l.Fp}, {x1, l.Dp}, 2 * l.Fp, l.Dp, n);
+        multiply<To::kAdd>(dv, l.Dp, {w.d_gu, 2 * l.Fp, 1}, {W.gate_up, l.Dp}, n, l.Dp, 2 * l.Fp);
     }
 }
 
@@ -299,21 +333,22 @@ inline void block_backward(const Model &m, int layer, float *grad, const Saved &
     float *d_qkv = grad, *d_out = grad + l.qkv;
     swiglu_backward(l, W, grad, s, w, R);
     rms_backward(w.d_y, s.x1, s.r1, R, l);
-    multiply<false>(w.d_o, l.HK, {w.d_y, l.Dp, 1}, {W.out, l.HK}, R, l.HK, l.Dp);
-    multiply<true>(d_out, l.HK, {w.d_y, 1, l.Dp}, {s.o, l.HK}, l.Dp, l.HK, R);
+    multiply<To::kSet>(w.d_o, l.HK, {w.d_y, l.Dp, 1}, {W.out, l.HK}, R, l.HK, l.Dp);
+    add_tokens(l, d_out, l.HK, {w.d_y, 1, l.Dp}, {s.o, l.HK}, l.Dp, l.HK, R);
     attention_backward(m, s, w, rows, R);
     if (!rows) {
-        multiply<true>(d_qkv, l.Dp, {w.d_qkv, 1, ld}, {s.x, l.Dp}, 3 * l.HK, l.Dp, l.T);
-        multiply<true>(w.d_y, l.Dp, {w.d_qkv, ld, 1}, {W.qkv, l.Dp}, l.T, l.Dp, 3 * l.HK);
+        add_tokens(l, d_qkv, l.Dp, {w.d_qkv, 1, ld}, {s.x, l.Dp}, 3 * l.HK, l.Dp, l.T);
+        multiply<To::kAdd>(w.d_y, l.Dp, {w.d_qkv, ld, 1}, {W.qkv, l.Dp}, l.T, l.Dp, 3 * l.HK);
         return;
     }
     gather(w.wanted, s.x, rows, R, l.Dp);
-    multiply<true>(d_qkv, l.Dp, {w.d_qkv, 1, ld}, {w.wanted, l.Dp}, l.HK, l.Dp, R);
-    multiply<true>(w.d_y, l.Dp, {w.d_qkv, ld, 1}, {W.qkv, l.Dp}, R, l.Dp, l.HK);
+    add_tokens(l, d_qkv, l.Dp, {w.d_qkv, 1, ld}, {w.wanted, l.Dp}, l.HK, l.Dp, R);
+    multiply<To::kAdd>(w.d_y, l.Dp, {w.d_qkv, ld, 1}, {W.qkv, l.Dp}, R, l.Dp, l.HK);
     copy(w.d_x, w.d_y, static_cast<long>(R) * l.Dp);
     const long kv = static_cast<long>(l.HK) * l.Dp;
-    multiply<true>(d_qkv + kv, l.Dp, {w.d_qkv + l.HK, 1, ld}, {s.x, l.Dp}, 2 * l.HK, l.Dp, l.T);
-    multiply<false>(w.d_y, l.Dp, {w.d_qkv + l.HK, ld, 1}, {W.qkv + kv, l.Dp}, l.T, l.Dp, 2 * l.HK);
+    add_tokens(l, d_qkv + kv, l.Dp, {w.d_qkv + l.HK, 1, ld}, {s.x, l.Dp}, 2 * l.HK, l.Dp, l.T);
+    multiply<To::kSet>(w.d_y, l.Dp, {w.d_qkv + l.HK, ld, 1}, {W.qkv + kv, l.Dp}, l.T, l.Dp,
+                       2 * l.HK);
     for (int r = 0; r < R; ++r)
         add(w.d_y + static_cast<long>(rows[r]) * l.Dp, w.d_x + static_cast<long>(r) * l.Dp, l.Dp);
 }

@@ -165,20 +165,28 @@ inline float goals_loss(const Model &m, const Upstream &up, float *d_head, Scrat
     const float *head = m.head + at;
     float loss = 0.0F;
     std::memset(w.d_y, 0, static_cast<long>(l.T) * l.Dp * sizeof(float));
-    for (int g = 0; g < l.shape.cells; ++g) {
-        const float weight = up.weight[g] * up.scale, y = up.target[g];
-        if (weight == 0.0F)
-            continue;
-        const float *z = w.z_H + (g + 1L) * l.Dp;
-        const float logit = dot(z, head, l.Dp), decay = expf(-fabsf(logit));
-        loss += weight * (fmaxf(logit, 0.0F) - y * logit + log1pf(decay));
-        const float value = (logit > 0.0F ? 1.0F : decay) / (1.0F + decay);
-        const float d_logit = weight * (value - y);
-        float *d_z = w.d_y + (g + 1L) * l.Dp;
-        for (int d = 0; d < l.Dp; d += kLanes) {
-            store(d_z + d, load(head + d) * d_logit);
-            store(d_head + at + d, load(d_head + at + d) + load(z + d) * d_logit);
+    for (int first = 0; first < l.shape.cells; first += kPart) {
+        float part = 0.0F, *const d_part = first ? w.wanted : d_head + at;
+        if (first)
+            std::memset(d_part, 0, l.Dp * sizeof(float));
+        for (int g = first; g < least(first + kPart, l.shape.cells); ++g) {
+            const float weight = up.weight[g] * up.scale, y = up.target[g];
+            if (weight == 0.0F)
+                continue;
+            const float *z = w.z_H + (g + 1L) * l.Dp;
+            const float logit = dot(z, head, l.Dp), decay = expf(-fabsf(logit));
+            part += weight * (fmaxf(logit, 0.0F) - y * logit + log1pf(decay));
+            const float value = (logit > 0.0F ? 1.0F : decay) / (1.0F + decay);
+            const float d_logit = weight * (value - y);
+            float *d_z = w.d_y + (g + 1L) * l.Dp;
+            for (int d = 0; d < l.Dp; d += kLanes) {
+                store(d_z + d, load(head + d) * d_logit);
+                store(d_part + d, load(d_part + d) + load(z + d) * d_logit);
+            }
         }
+        loss += part;
+        if (first)
+            add(d_head + at, d_part, l.Dp);
     }
     return loss;
 }
