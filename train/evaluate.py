@@ -19,7 +19,7 @@ from torch import Tensor
 from envs import GymBatch, GymSpec, MazeBatch, MazeSpec, make_batch
 from hrm_fast import HRM
 from train import cli
-from train.config import SEED_LIMIT, Config, require
+from train.config import SEED_LIMIT, Config, fit_model_to_board, maze_of, require
 from train.episodes import Batch, Walker, agent, random_walker, shortest_path_walker, walk
 from train.files import agents, peer
 from train.files.checkpoint import load
@@ -149,6 +149,24 @@ def env_of(config: Config, asked: str | None = None) -> MazeSpec | GymSpec:
     return spec
 
 
+def of_size(config: Config, hrm: HRM, size: int | None) -> tuple[Config, HRM]:
+    """The agent in corridors of another size, with that size's time limit, and its doors and walls
+    where the run set none; None: as trained.
+
+    ValueError: it was trained on another map, or its learned positions are of that board's cells.
+    """
+    if size is None:
+        return config, hrm
+    env = replace(maze_of(config), size=size, max_steps=None)
+    fitted = fit_model_to_board(replace(config, env=env))
+    positions, own = config.hrm.positions, fitted.hrm.shapes() == config.hrm.shapes()
+    why = f"'rope2d', as learned ones are of the {config.env.rows} x {config.env.cols} cells walked"
+    require("hrm.positions", positions, own, why)
+    other = HRM(fitted.hrm)
+    other.load_state_dict(hrm.state_dict())
+    return fitted, other.to(hrm.puzzle.device).eval()
+
+
 def program(
     checkpoint: tyro.conf.Positional[str],
     episodes: int = 1024,
@@ -158,6 +176,7 @@ def program(
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     device: str = "cpu",
     env: str | None = None,
+    env_size: Annotated[int | None, tyro.conf.arg(name="env.size")] = None,
 ) -> None:
     """Evaluate a checkpoint.
 
@@ -171,6 +190,7 @@ def program(
         json_file: Write the numbers to this file.
         device: Run the model there: auto, cpu, cuda, cuda:1 ...
         env: Walk in gym:ID or gym:MODULE:ID instead of where the agent was trained.
+        env_size: Walk in corridors of this size, odd, 5 to 31 (None: of the size trained on).
     """
     require("episodes", episodes, episodes >= 1, "1 or more")
     require("seed", seed, 0 <= seed < SEED_LIMIT, f"0 to {SEED_LIMIT - 1}")
@@ -178,6 +198,7 @@ def program(
     require("temperature", temperature, 0 <= temperature <= 100, "0 to 100")
     path = agents.find(checkpoint)
     config, hrm = (peer.load if path.suffix == ".ckpt" else load)(path, choose_device(device))
+    config, hrm = of_size(config, hrm, env_size)
     spec = env_of(config, env)
     check_outputs(path, json=json_file)
     walkers: dict[str, Walker] = {
@@ -201,7 +222,7 @@ def program(
                 print(f"{name:<26} ", *(f"{count:>11}" for count in counts))
         if part is not None:
             numbers = {**asdict(results["agent"]), "seed": seed, "segments": segments}
-            numbers["temperature"] = temperature
+            numbers |= {"temperature": temperature, "env_size": env_size}
             others = {name: asdict(r) for name, r in results.items() if name != "agent"}
             part.write_text(json.dumps({**numbers, "others": others}, indent=2) + "\n")
 

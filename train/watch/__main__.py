@@ -9,13 +9,14 @@ and the chosen action is marked.
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from envs import GymSpec
 from train import cli
 from train.config import SEED_LIMIT, maze_of, require
-from train.evaluate import env_of
+from train.evaluate import env_of, of_size
 from train.files import agents, checkpoint
 from train.files.writing import check_outputs
 from train.watch import gym, page
@@ -37,6 +38,8 @@ class Watch:
     """Segments per decision (None: as trained)."""
     env: str | None = None
     """Walk in gym:ID or gym:MODULE:ID instead of where the agent was trained."""
+    env_size: Annotated[int | None, tyro.conf.arg(name="env.size")] = None
+    """Walk in corridors of this size, odd, 5 to 31 (None: of the size trained on)."""
     delay: float = 0.3
     """Seconds between two steps."""
     html: Path | None = None
@@ -64,7 +67,7 @@ class Watch:
 def main() -> None:
     options = cli.parse(Watch, __doc__ or "")
     path = agents.find(options.checkpoint)
-    config, hrm = checkpoint.load(path)
+    config, hrm = of_size(*checkpoint.load(path), options.env_size)
     check_outputs(path, html=options.html, gif=options.gif)
     seed, segments = SEED_LIMIT + options.seed, options.segments
     where = env_of(config, options.env)
