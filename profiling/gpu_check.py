@@ -196,7 +196,7 @@ def compiler(findings: Findings) -> None:
     if GPU:
         major, minor = torch.cuda.get_device_capability()
         arch = str(10 * major + minor)
-    if arch not in ("80", "90", "100"):
+    if arch not in ("80", "86", "89", "90", "100", "120"):
         return findings.leave_out(f"compiler: nothing is known of sm_{arch}")
     words = [sys.executable, "-m", "profiling.kernel_report", "--arch", arch, "--no-cuda"]
     seconds = findings.left() if GPU else SECONDS

@@ -1,5 +1,5 @@
 """What the compilers make of every kernel, told without a GPU:
-`python -m profiling.kernel_report [--arch 80 90 100] [--csv FILE]`.
+`python -m profiling.kernel_report [--arch 80 90] [--csv FILE]`.
 
 Every Triton kernel is compiled ahead of time in its default configuration, in bfloat16, and
 products in float32 too. The exit status is 1 where registers are spilled, where products do without
@@ -47,6 +47,7 @@ class GPU(NamedTuple):
     name: str
     sms: int
     shared: int  # bytes of an SM; a program has 1 KiB less, and costs 1 KiB more than it has
+    warps: int  # that an SM holds
     flops: float  # bfloat16 products, dense
     bandwidth: float  # bytes/s
 
@@ -58,9 +59,12 @@ class GPU(NamedTuple):
 
 
 GPUS = {
-    80: GPU("A100", 108, 164 * 1024, 312e12, 1.9e12),
-    90: GPU("H100", 132, 228 * 1024, 798e12, 3.0e12),
-    100: GPU("B200", 148, 228 * 1024, 2250e12, 8.0e12),
+    80: GPU("A100", 108, 164 * 1024, 64, 312e12, 1.9e12),
+    86: GPU("RTX 3090", 82, 100 * 1024, 48, 71e12, 0.94e12),
+    89: GPU("RTX 4090", 128, 100 * 1024, 48, 165e12, 1.01e12),
+    90: GPU("H100", 132, 228 * 1024, 64, 798e12, 3.0e12),
+    100: GPU("B200", 148, 228 * 1024, 64, 2250e12, 8.0e12),
+    120: GPU("RTX 5090", 170, 100 * 1024, 48, 210e12, 1.79e12),
 }
 CEILINGS = "; ".join(
     f"sm_{arch} {gpu.name} {gpu.flops / 1e12:.0f} TFLOP/s, {gpu.bandwidth / 1e12:.1f} TB/s"
@@ -122,7 +126,7 @@ def resident(gpu: GPU, c: Compiled, programs: int) -> tuple[int, int]:
     """Programs that one SM holds at once, as its resources and then as their number allow."""
     registers = 65536 // (c.warps * 32 * max(8, 8 * math.ceil(c.registers / 8)))
     memory = gpu.shared // (c.shared + 1024), 512 // max(1, c.columns)
-    fit = min(registers, *memory, 64 // c.warps, 32)
+    fit = min(registers, *memory, gpu.warps // c.warps, 32)
     return fit, min(fit, math.ceil(programs / gpu.sms))
 
 

@@ -23,7 +23,7 @@ from hrm_fast.backends.cuda import Decider
 from hrm_fast.backends.shape import Shape
 from profiling.ptxas_report import FLAGS, ROOT, nvcc, show
 
-SHARED = {80: 163, 90: 227, 100: 227}  # KiB that a CTA may have
+SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB that a CTA may have
 SMS, CLOCK = 132, 1.755e9  # of an H100
 TENSOR = 4  # clocks of an m16n8k16 product on a quarter of an H100's SM, by its data sheet
 SYNC = 0.62  # share of that which mma.sync is reported to reach
@@ -36,16 +36,18 @@ PIPES = {
     "multiply-add": r"FFMA|FMUL|FADD|HFMA2|HMUL2|HADD2",
 }
 HEADER = [
-    "sm", "boards a CTA", "warps", "registers", "spilled B", "instructions", *PIPES,
-    "integer and control", "issue", "tensor clk", "shared clk", "decisions/s",
+    "sm", "boards a CTA", "warps", "shared B", "registers", "spilled B", "instructions", *PIPES,
+    "integer and control", "issue", "shared clk", "moved B", "tensor clk", "decisions/s",
     "at 65 %", "bound by",
 ]  # fmt: skip
 ABOUT = f"""\
 Counted, never measured. Instructions: of warps per 16 tokens of a board and block pass, and the
 pipe that each goes to. issue, tensor clk: of the busiest of four schedulers in a block pass of a
-CTA; shared clk: of the SM. A product takes {TENSOR} clocks of a scheduler (data sheet), / {SYNC} by
-mma.sync (reported). decisions/s: on an H100 ({SMS} SMs, {CLOCK / 1e9} GHz, other columns: sm_90's
-code alone) if the longest of these were all, with every issue slot filled, and with {USUAL:.0%}."""
+CTA; shared clk: of the SM; moved B: a CTA's from and to L2, the weights and, where shared memory
+is too small for them, the states. The rest is for an H100 alone ({SMS} SMs, {CLOCK / 1e9} GHz): a
+product takes {TENSOR} clocks of a scheduler (data sheet), / {SYNC} by mma.sync (reported);
+decisions/s if the longest of issue, tensor and shared were all, with every issue slot filled, and
+with {USUAL:.0%}."""
 
 
 class Instruction(NamedTuple):
@@ -174,7 +176,7 @@ def row_of(arch: int, boards: int) -> list[str]:
     """One line of the table, at the published shape."""
     decider = Decider(HRMConfig(dtype="bfloat16"))
     shape = decider.shape
-    boards, warps, *_ = decider.native.plan(boards, SHARED[arch] * 1024)
+    boards, warps, inside, outside = decider.native.plan(boards, SHARED[arch] * 1024)
     sizes = (
         f"{shape.width}, {shape.width // shape.heads}, {boards}, {tiles_of(shape)}, {32 * warps}"
     )
@@ -183,7 +185,10 @@ def row_of(arch: int, boards: int) -> list[str]:
     of_warps = [kinds[0]] * warps
     if len(kinds) > 1:  # the last tile's boards have a warp each
         of_warps[-boards:] = [kinds[1]] * boards
-    passes = (shape.l_layers * shape.l_cycles + shape.h_layers) * shape.h_cycles * SEGMENTS
+    of_cycle = shape.l_layers * shape.l_cycles + shape.h_layers
+    passes = of_cycle * shape.h_cycles * SEGMENTS
+    # L's calls read three states and write one, H's read two
+    moved = 2 * len(decider.order) + outside // 3 * (4 * shape.l_cycles + 3) // of_cycle
     issue = busiest([w.issued("") for w in of_warps])
     tensor = busiest([w.issued(PIPES["tensor"]) * TENSOR for w in of_warps])
     shared = sum(w.shared_clocks() for w in of_warps)
@@ -193,11 +198,14 @@ def row_of(arch: int, boards: int) -> list[str]:
     parts = boards * tiles_of(shape)
     pipes = [sum(w.issued(p) for w in of_warps) / parts for p in PIPES.values()]
     whole = sum(w.issued("") for w in of_warps) / parts
-    return [
-        str(arch), str(boards), str(warps), str(code.registers), str(code.spilled),
-        *(f"{n:.0f}" for n in (whole, *pipes, whole - sum(pipes), issue, tensor, shared)),
-        *(f"{SMS * boards / s:.3g}" for s in (seconds, usual)),
+    on_h100 = [
+        f"{tensor:.0f}", *(f"{SMS * boards / s:.3g}" for s in (seconds, usual)),
         max(limits, key=limits.__getitem__),
+    ]  # fmt: skip
+    return [
+        str(arch), str(boards), str(warps), str(inside), str(code.registers), str(code.spilled),
+        *(f"{n:.0f}" for n in (whole, *pipes, whole - sum(pipes), issue, shared, moved)),
+        *(on_h100 if arch == 90 else "-" * len(on_h100)),
     ]  # fmt: skip
 
 

@@ -352,6 +352,31 @@ def test_addresses_are_checked_before_a_launch(change: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", ["four rooms", "published blocks"])
+def test_same_bits_whatever_shared_memory_a_card_has(
+    shape: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sm_90 and sm_100; sm_80; sm_86, sm_89 and sm_120. Only the first have room for two boards'
+    states."""
+    hrm = build(SHAPES[shape], dtype)
+    tokens, seed = draws(hrm, 5)
+    made, _ = decider(hrm)
+    most = 2 if dtype == "bfloat16" else 1
+    here, results = cuda.machine_of(DEVICE), []
+    for limit in (227 * 1024, 163 * 1024, 99 * 1024):
+        boards, _, inside, outside = made.native.plan(0, limit)
+        assert boards == most and inside <= limit
+        assert dtype == "float32" or (outside > 0) == (limit < 227 * 1024)
+        if limit > here.shared:
+            continue  # on a GPU that has less
+        card = here._replace(shared=limit, sms=1)
+        monkeypatch.setattr(cuda, "machine_of", lambda device, card=card: card)
+        results += [run(hrm, tokens, seed, boards) for boards in range(most + 1)]
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_states_and_keys_may_lie_outside_shared_memory(
     dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ def test_mazes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize("arch", [80, 86, 89, 90, 100, 120])
 @pytest.mark.parametrize("source", DECISIONS)
 def test_decisions(source: str, arch: int) -> None:
     found = list(assembled(source, arch))

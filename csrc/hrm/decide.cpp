@@ -96,9 +96,11 @@ DecidePlan plan(const DecideShape &shape, int boards, int shared_limit) {
         return DecidePlan{count,        tiles,  warps_of(count, tiles), shared, states_outside,
                           keys_outside, outside};
     };
-    const DecidePlan both = laid_out(2, false, false);
-    if (two && boards != 1 && both.shared_bytes <= shared_limit)
-        return both;
+    for (const bool states_outside : {false, true}) {
+        const DecidePlan both = laid_out(2, states_outside, false);
+        if (two && boards != 1 && both.shared_bytes <= shared_limit)
+            return both;
+    }
     if (boards == 2)
         require("shared_limit", shared_limit, false, "two boards only where they fit");
     for (const bool keys_outside : {false, true})

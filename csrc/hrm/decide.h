@@ -82,7 +82,8 @@ void check(const DecideShape &shape, const DecideArgs &args);
 // Whether it is compiled for exactly this shape, and then for two boards at a time too.
 bool unrolled(const DecideShape &shape);
 
-// boards 0: two where two fit, else one. shared_limit: bytes of shared memory that a CTA may have.
+// boards 0: two where two fit, if only with their states outside; else one. shared_limit: bytes of
+// shared memory that a CTA may have.
 DecidePlan plan(const DecideShape &shape, int boards, int shared_limit);
 
 // Numbers of one block's packed weights, what fills its last chunk included.

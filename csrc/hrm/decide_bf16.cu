@@ -6,7 +6,7 @@ namespace SIDE {
 
 void decide_bf16(const Work &work, void *stream) {
     const DecidePlan &plan = work.plan;
-    if (!unrolled(work.shape) || plan.states_outside || plan.keys_outside)
+    if (!unrolled(work.shape) || plan.keys_outside)
         launch_any<BFloat16>(work, stream);
     else if (plan.tiles == 9)
         launch_boards<BFloat16, 64, 32, 9>(work, stream);

@@ -30,7 +30,7 @@ template <typename E> struct Memory {
     Tile<E> *states, *keys, *values;
 };
 
-// With TILES, all of it lies in shared memory, at addresses that the compiler knows.
+// With TILES, all but the states lies in shared memory, at addresses that the compiler knows.
 template <typename E, int D, int B, int TILES>
 __device__ inline Memory<E> memory(const Work &work, unsigned char *shared) {
     const DecidePlan &plan = work.plan;
@@ -43,14 +43,11 @@ __device__ inline Memory<E> memory(const Work &work, unsigned char *shared) {
     shared += B * D * static_cast<int>(sizeof(float));
     unsigned char *outside = static_cast<unsigned char *>(work.args.workspace) +
                              static_cast<long>(blockIdx.x) * plan.workspace_bytes;
-    unsigned char *states = shared, *keys = shared + kStates * bytes;
-    if (!TILES && plan.states_outside) {
+    unsigned char *keys = shared, *states = shared + 2 * bytes;
+    if (plan.states_outside)
         states = outside;
-        outside += kStates * bytes;
-        keys = shared;
-    }
     if (!TILES && plan.keys_outside)
-        keys = outside;
+        keys = outside, states = outside + 2 * bytes;
     m.states = reinterpret_cast<Tile<E> *>(states);
     m.keys = reinterpret_cast<Tile<E> *>(keys);
     m.values = reinterpret_cast<Tile<E> *>(keys + bytes);
@@ -62,7 +59,7 @@ template <typename E, int D>
 __device__ inline Tile<E> *state(const Memory<E> &m, const Place<E> &at, const Work &work,
                                  State which, int b) {
     const int row = (which * work.plan.boards + at.board + b) * at.tiles + at.tile;
-    return m.states + static_cast<long>(row) * (D / 16 * 32) + lane_of_thread();
+    return m.states + row * (D / 16 * 32) + lane_of_thread();
 }
 
 // Number [token, d] of a state, wherever it lies.
@@ -74,13 +71,22 @@ __device__ inline float number(const Memory<E> &m, const Work &work, int b, int 
     return d % 2 ? pair.y : pair.x;
 }
 
+// x, which the compiler cannot follow: what depends on it is computed again for every group of
+// boards, not kept meanwhile in registers that the blocks need.
+__device__ inline int anew(int x) {
+#ifdef __CUDACC__
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
 // Calls do(token, column, pair) for this lane's pairs of tile j whose token exists.
 template <typename E, typename F>
 __device__ inline void each_pair(Tile<E> &x, int j, const Place<E> &at, F what) {
     const int lane = lane_of_thread();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        const int token = at.tile * 16 + lane / 4 + i / 2 * 8;
+        const int token = anew(at.tile * 16 + lane / 4 + i / 2 * 8);
         if (token < at.T)
             what(token, j * 16 + i % 2 * 8 + lane % 4 * 2, x.pair[i]);
     }
@@ -167,7 +173,9 @@ __device__ inline void write_states(const Memory<E> &m, const Place<E> &at, cons
                                     long board) {
     const DecideArgs &a = work.args;
     const int T = at.T;
-    for (State which : {kHigh, kLow}) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const State which = i ? kLow : kHigh;
         auto *to = static_cast<typename E::Number *>(which == kHigh ? a.new_H : a.new_L);
         to += board * D * (a.last_only ? 1 : T);
 #pragma unroll
