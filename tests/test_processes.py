@@ -1,6 +1,7 @@
 """Processes as others start them: forked while they use threads, with streams closed, in notebooks,
 threads, containers and other locales, several at once, and with signals of batch systems."""
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -11,6 +12,7 @@ import pty
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -400,3 +402,37 @@ def test_wandb_goes_on_with_its_run(
     calls = importlib.import_module("wandb").calls
     assert [(call["id"], call["resume"]) for call in calls] == [(None, "allow"), ("id1", "allow")]
     del sys.modules["wandb"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_job_that_waits_for_the_others_ends_when_told(number: signal.Signals) -> None:
+    """torch waits for half an hour, in C++."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    job = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "train.dqn", "--preset", "quick", "--device", "cpu"]
+    process = subprocess.Popen(command, env=os.environ | job, cwd=ROOT)
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:  # until the first process of the job listens
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
+        process.send_signal(number)
+        assert process.wait(20) == -number
+    finally:
+        process.kill()
+
+
+def test_a_job_that_cannot_meet_is_one_line() -> None:
+    command = [sys.executable, "-m", "train.dqn", "--preset", "quick", "--device", "cpu"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        job = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        done = subprocess.run(
+            command, env=os.environ | job, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: the 2 processes of WORLD_SIZE did not meet at 127.0.0.1:{port}")
+    assert last.endswith("expected torchrun to start them all, or WORLD_SIZE unset")

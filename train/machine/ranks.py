@@ -7,6 +7,7 @@ here, and needs no torch.distributed. Collective calls must be made by all ranks
 from __future__ import annotations  # no torch.distributed, no Store
 
 import os
+import signal
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from train import cli
 from train.config import require
 from train.machine.device import choose_device
 
@@ -24,7 +26,8 @@ def join(device: str) -> torch.device:
     """Join the job that torchrun started, if it did; returns this process's device.
 
     Raises:
-        ValueError: there is no such device, or torchrun's environment variables are not all there.
+        ValueError: there is no such device, torchrun's environment variables are not all there, or
+            the processes do not meet in half an hour.
     """
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes == "1":
@@ -36,8 +39,18 @@ def join(device: str) -> torch.device:
     if chosen.type == "cuda":
         chosen = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    store, rank, ranks = next(dist.rendezvous("env://"))
-    dist.init_process_group(backend, store=_of_this_start(store), rank=rank, world_size=ranks)
+    end_at_once = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL)
+    try:
+        with cli.handling(end_at_once):  # torch waits in C++, where no handler of ours is called
+            store, rank, ranks = next(dist.rendezvous("env://"))
+            store = _of_this_start(store)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
+    except dist.DistError as error:
+        where = ":".join(os.environ.get(x, "") for x in ("MASTER_ADDR", "MASTER_PORT"))
+        raise ValueError(
+            f"the {processes} processes of WORLD_SIZE did not meet at {where} ({error}): expected "
+            "torchrun to start them all, or WORLD_SIZE unset"
+        ) from None
     return chosen
 
 
