@@ -17,6 +17,7 @@ from hrm_fast.backends.cuda import Decider
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("csrc/maze/device.cu", "csrc/hrm/decide_bf16.cu", "csrc/hrm/decide_float32.cu")
+SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB that a CTA may have
 FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr")  # as setup.py has them
 DECISION = re.compile(r"decide_kernelINS0_\d+([A-Za-z]+\d+)E" + r"Li(\d+)E" * 5)
 SAID = re.compile(
@@ -55,16 +56,16 @@ def assembled(source: str, arch: int) -> Iterator[Assembled]:
         if found := DECISION.search(mangled):
             D, K, boards, tiles, threads = map(int, found.groups()[1:])
             name = f"decide {found[1]}, D {D}, K {K}, {boards} a CTA, {tiles or 'any'} tiles"
-            shared = shared_bytes(tiles, boards) if tiles else None
+            shared = shared_bytes(tiles, boards, arch) if tiles else None
             yield Assembled(name, *use, threads, shared, may_spill=not tiles)
         else:
             name = "maze step" if "step_kernel" in mangled else "maze reset"
             yield Assembled(name, *use, None, None, may_spill=False)
 
 
-def shared_bytes(tiles: int, boards: int) -> int:
+def shared_bytes(tiles: int, boards: int, arch: int) -> int:
     config = HRMConfig(cells=16 * tiles - 1, dtype="bfloat16")
-    return Decider(config).native.plan(boards, 227 * 1024)[2]
+    return Decider(config).native.plan(boards, SHARED[arch] * 1024)[2]
 
 
 def nvcc() -> str:

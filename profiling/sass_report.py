@@ -21,9 +21,8 @@ from typing import NamedTuple
 from hrm_fast import HRMConfig
 from hrm_fast.backends.cuda import Decider
 from hrm_fast.backends.shape import Shape
-from profiling.ptxas_report import FLAGS, ROOT, nvcc, show
+from profiling.ptxas_report import FLAGS, ROOT, SHARED, nvcc, show
 
-SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB that a CTA may have
 SMS, CLOCK = 132, 1.755e9  # of an H100
 TENSOR = 4  # clocks of an m16n8k16 product on a quarter of an H100's SM, by its data sheet
 SYNC = 0.62  # share of that which mma.sync is reported to reach
