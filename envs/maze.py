@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from envs import _maze
+try:
+    from envs import _maze
+except ImportError as error:
+    raise ImportError(f"{error}: expected it to be built (pip install -e .)") from None
 from envs.device import OnDevice
 from envs.spec import MazeSpec, check_integer
 from envs.step import Step

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import torch
 
-from kernels import _native
+try:
+    from kernels import _native
+except ImportError as error:
+    raise ImportError(f"{error}: expected it to be built (pip install -e .)") from None
 
 __all__ = ["_native", "ptr", "ptr_or_null"]
 

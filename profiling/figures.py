@@ -18,7 +18,7 @@ from profiling import browser
 from train import cli
 from train.analyse import convergence, curve
 from train.analyse.figures import draw_sweep, read_sweep
-from train.analyse.plots import Figure
+from train.analyse.plots import Figure, by_the_defaults
 from train.files.writing import replacing
 from train.watch import __main__ as watch
 
@@ -59,6 +59,7 @@ def learning_curves(path: Path) -> None:
     curve.draw({name: sorted((RESULTS / name).glob("seed*")) for name in presets}, path)
 
 
+@by_the_defaults
 def study_carry(path: Path) -> None:
     """Greedy success against updates of `make study`: every seed's, and their median."""
     with (RESULTS / "study_carry.csv").open(newline="") as file:

@@ -50,6 +50,31 @@ def test_the_users_own_in_the_current_folder(name: str, tmp_path: Path) -> None:
     assert line.startswith(f"error: the package {name.removesuffix('.py')} is {tmp_path}/{name}")
 
 
+def test_folders_of_data_do_not_hide_ours(tmp_path: Path) -> None:
+    """As beside a clone that is called hrm_fast. An editable install is a path, as here."""
+    for name in ("hrm_fast", "envs", "kernels", "train"):
+        (tmp_path / name / "data").mkdir(parents=True)
+    code = "import hrm_fast, envs; print(hrm_fast.HRM, envs.MazeBatch)"
+    assert "MazeBatch" in run(tmp_path, "-c", code).stdout
+    assert run(tmp_path, "-m", "train.evaluate", "quick", "--episodes", "2").returncode == 0
+
+
+@pytest.mark.parametrize(("package", "module"), [("envs", "_maze"), ("kernels", "_native")])
+@pytest.mark.parametrize("how", ["not built", "built from other sources"])
+def test_a_second_clone_is_one_line(package: str, module: str, how: str, tmp_path: Path) -> None:
+    for name in ("csrc", "envs", "hrm_fast", "kernels", "train"):
+        skipped = shutil.ignore_patterns("__pycache__", *[f"{module}*.so"] * (how == "not built"))
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=skipped)
+    if how != "not built":
+        with (tmp_path / "csrc" / {"_maze": "maze", "_native": "hrm"}[module] / "new.h").open("w"):
+            pass
+    done = run(tmp_path, "-m", "train.dqn", "--help", first=str(tmp_path))
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: ")
+    assert module in line and "pip install -e" in line
+    assert ("built from other sources" in line) == (how != "not built")
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate", "watch"])
 def test_console_commands_do_not_depend_on_the_folder(command: str, tmp_path: Path) -> None:
     """Installed scripts do what this one does."""

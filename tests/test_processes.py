@@ -35,7 +35,7 @@ from train.config import PRESETS, Config
 from train.files import checkpoint
 from train.files.names import STATE
 from train.files.writing import replacing, write_text
-from train.machine import memory
+from train.machine import memory, ranks
 from train.run.flags import parse as parse_flags
 from train.run.folder import name_folder
 from train.run.run import Run
@@ -436,3 +436,44 @@ def test_a_job_that_cannot_meet_is_one_line() -> None:
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"error: the 2 processes of WORLD_SIZE did not meet at 127.0.0.1:{port}")
     assert last.endswith("expected torchrun to start them all, or WORLD_SIZE unset")
+
+
+def test_a_run_goes_on_when_nobody_reads_its_log(tmp_path: Path) -> None:
+    """As behind `| head` or a tee that dies."""
+    words = ["--preset", "quick", "--updates", "40", "--log-every", "2", "--eval-every", "40"]
+    words += ["--eval-episodes", "8", "--run-dir", str(tmp_path / "a run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train.dqn", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert "parameters" in process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 0
+    assert checkpoint.load(tmp_path / "a run")[0].updates == 40
+    last = (tmp_path / "a run" / "metrics.csv").read_text().splitlines()[-1]
+    assert last.startswith("40,")
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
+def test_a_job_in_words_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv(name, "two")
+    with pytest.raises(ValueError, match=r"expected a whole number, as RANK: torchrun sets both"):
+        ranks.join("cpu")
+
+
+def test_figures_do_not_follow_the_readers_style(tmp_path: Path) -> None:
+    """LaTeX, where there is none, ended a run of an hour with a traceback."""
+    run_of = "from pathlib import Path; from train.analyse import curve; import sys; "
+    code = f"{run_of} curve.draw({{'quick': [Path(sys.argv[1])]}}, Path(sys.argv[2]))"
+    agent = ROOT / "profiling" / "results" / "quick" / "seed0"
+    pictures = []
+    for style in ("", "text.usetex: True\nfont.size: 40\naxes.facecolor: black\n"):
+        (tmp_path / "matplotlibrc").write_text(style)
+        picture = tmp_path / f"{len(style)}.png"
+        command = [sys.executable, "-c", code, str(agent), str(picture)]
+        env = os.environ | {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+        subprocess.run(command, check=True, env=env, cwd=ROOT)
+        pictures.append(picture.read_bytes())
+    assert pictures[0] == pictures[1]

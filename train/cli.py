@@ -31,13 +31,17 @@ def fail(message: object) -> NoReturn:
 
 
 def say(text: str) -> None:
-    """Print a line; where the terminal has gone, nobody reads it, and the program goes on."""
+    """Print a line; where the terminal or a pipe's reader has gone, the program goes on."""
     try:
         print(text, flush=True)
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno not in (errno.EIO, errno.EPIPE):
             raise
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
+        _discard_output()
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -224,7 +228,7 @@ def _main(program: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(program() or 0)
     except BrokenPipeError:  # the reader of a pipe has gone: nothing to tell, nobody to tell it to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 -m train.dqn --preset quick
 """
 
 import os
+import shlex
 import signal
 import sys
 
@@ -66,6 +67,7 @@ def greet(run: Run, device: torch.device) -> None:
 def report(run: Run) -> int:
     """The run's last words; returns its exit status."""
     config, trainer, alone = run.config, run.trainer, ranks.world() == 1
+    folder = shlex.quote(config.run_dir or "")
     env = cli.flag(sys.argv[1:], "--env") or ""
     in_env = f" --env {env}" if env.count(":") == 2 else ""  # its module is not in the run's files
     if trainer.phase.seconds:
@@ -81,13 +83,13 @@ def report(run: Run) -> int:
         start = "python" if alone else job
         cli.say(
             f"stopped at update {trainer.update} of {config.updates}; saved. Continue with: "
-            f"{start} -m train.dqn --resume {config.run_dir}{in_env}"
+            f"{start} -m train.dqn --resume {folder}{in_env}"
         )
         return 130 if run.stopped_by == signal.SIGINT and alone else 0
     cli.say(f"learning curve in {config.run_dir}/{CURVE}; judge the agent with:")
-    cli.say(f"  python -m train.evaluate {config.run_dir}{in_env}")
+    cli.say(f"  python -m train.evaluate {folder}{in_env}")
     if isinstance(config.env, MazeSpec) or "ansi" in config.env.render_modes:
-        cli.say(f"  python -m train.watch {config.run_dir}{in_env}")
+        cli.say(f"  python -m train.watch {folder}{in_env}")
     return 0
 
 

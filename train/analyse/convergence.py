@@ -6,7 +6,7 @@ import numpy as np
 
 from train.analyse import curve
 from train.analyse.curve import Rows
-from train.analyse.plots import Axes, Figure, MaxNLocator
+from train.analyse.plots import Axes, Figure, MaxNLocator, by_the_defaults
 from train.evaluate import wilson
 
 LEVELS = ("z_H", "z_L")
@@ -29,6 +29,7 @@ MODES = {"carry": ("#004488", "-"), "reset": ("#DDAA33", "--"), "full": ("#BB556
 ENVIRONMENTS = {"changed": "doors changed the way", "static": "way unchanged"}
 
 
+@by_the_defaults
 def draw_all(table: Path, folder: Path) -> list[Path]:
     """Draw every intervention of a convergence.csv as PNG and SVG; returns the files.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.analyse.plots import Axes, Figure, rc_context
+from train.analyse.plots import Axes, Figure, by_the_defaults, rc_context
 from train.files.names import METRICS
 from train.files.writing import replacing
 
@@ -24,6 +24,7 @@ Points = list[tuple[float, float]]
 Rows = list[dict[str, str]]  # of a CSV
 
 
+@by_the_defaults
 def draw(groups: Mapping[str, Sequence[Path]], *paths: Path) -> None:
     """Write a figure of MEASURES against updates and against minutes, as PNG or SVG by suffix.
 

@@ -22,7 +22,7 @@ from hrm_fast import HRMConfig
 from train import cli
 from train.analyse import curve
 from train.analyse.curve import Rows
-from train.analyse.plots import Axes, Figure, LogLocator
+from train.analyse.plots import Axes, Figure, LogLocator, by_the_defaults
 from train.config import SEED_LIMIT, Config, require
 from train.config import load as load_config
 from train.episodes import agent
@@ -152,6 +152,7 @@ def read_sweep(table: Path) -> Rows:
     return curve.read_table(table, check, "train.analyse.figures")
 
 
+@by_the_defaults
 def draw_sweep(rows: Rows, *paths: Path) -> None:
     """Success and mean episode length against compute; a number at a point tells the segments."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")

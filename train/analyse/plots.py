@@ -12,7 +12,7 @@ import sys
 _is_first = "matplotlib" not in sys.modules
 _asked = os.environ.pop("MPLBACKEND", None)
 try:
-    from matplotlib import rc_context, rcParams
+    from matplotlib import rc_context, rcParams, style
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator
@@ -23,4 +23,7 @@ if _asked and _is_first:
     with contextlib.suppress(ValueError):
         rcParams["backend"] = _asked
 
-__all__ = ["Axes", "Figure", "LogLocator", "MaxNLocator", "rc_context"]
+# of a function that draws: a reader's matplotlibrc may ask for LaTeX, other sizes, other colours
+by_the_defaults = style.context("default", after_reset=True)
+
+__all__ = ["Axes", "Figure", "LogLocator", "MaxNLocator", "by_the_defaults", "rc_context"]

@@ -88,6 +88,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[Config, HRM]:
 def maze_of_peer(env: dict[str, Any]) -> tuple[MazeSpec, str]:
     """The maze that HRM-Agent's name and keywords stand for, and the preset that walks one."""
     name, given = env["env_name"], env.get("env_kwargs") or {}  # YAML reads "env_kwargs:" as None
+    require("env_kwargs", given, isinstance(given, dict), "a dictionary")
     limit, actions = env["max_episode_steps"], env["action_space_size"]
     own: dict[str, Any] = {"max_steps": limit, "actions": actions}
     is_four_rooms = name == "MiniHack-4-Rooms"

@@ -32,6 +32,8 @@ def join(device: str) -> torch.device:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes == "1":
         return choose_device(device)
+    whole = processes.isdecimal() and os.environ.get("RANK", "0").isdecimal()
+    require("WORLD_SIZE", processes, whole, "a whole number, as RANK: torchrun sets both")
     require("WORLD_SIZE", processes, dist.is_available(), "1: this torch is built for one process")
     known = ("auto", "cpu", "cuda")
     require("device", device, device in known, "auto, cpu or cuda, of which every process gets one")
