@@ -177,7 +177,7 @@ class NinjaBuild(build_ext):
 
     def run(self) -> None:
         for variable in ("CC", "CXX", "CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS"):
-            words(variable)  # setuptools reads them too, and ends in a traceback
+            words(variable)  # one line for an open quote, where setuptools ends in a traceback
         super().run()
 
     def build_extension(self, ext: Extension) -> None:

@@ -59,8 +59,9 @@ class MazeEnv(gymnasium.Env[Board, np.int64]):
 
     ## Termination
 
-    Terminated when the agent enters the goal, truncated after `step_limit` steps. The observation
-    returned then is the last of the episode; `step` raises `ResetNeeded` until `reset` is called.
+    Terminated when the agent enters the goal, truncated after `MazeSpec.step_limit` steps. The
+    observation returned then is the last of the episode; `step` raises `ResetNeeded` until `reset`
+    is called.
 
     ## Arguments
 

@@ -39,7 +39,8 @@ def _corridors(rows: int, cols: int) -> tuple[str, ...]:
 
 
 def _square_corridors(side: int) -> Map:
-    """Doors and walls as dense as on the published 11 x 13 board, steps in proportion to a side."""
+    """In proportion to the published 11 x 13 board, where of 49 doorways 5 are closed and 10 walled
+    up, and sides of 12 cells on average have 80 steps."""
     rows = _corridors(side, side)
     doorways = "".join(rows).count("d")
     doors, walls = (round(doorways * published / 49) for published in (5, 10))
@@ -73,19 +74,19 @@ class MazeSpec:
     """4: north, east, south, west; 8: also north-east, south-east, south-west, north-west."""
 
     closed_doors: int | None = None
-    """Doorways that are closed at any time (None: 1 in four-rooms, 5 in 49 in corridors, else
+    """Doorways that are closed at any time (None: 1 in four-rooms, 5 of every 49 in corridors, else
     0)."""
 
     p_change: float = 0.05
     """Probability per step that all closed doors are drawn again."""
 
     fixed_walls: int | None = None
-    """Doorways walled up for an episode, never cutting start from goal (None: 10 in 49 in
-    corridors, else 0)."""
+    """Doorways walled up for an episode, never cutting start from goal (None: 10 of every
+    49 in corridors, else 0)."""
 
     max_steps: int | None = None
-    """Steps after which an episode is truncated (None: 80, in corridors with a size 80 * size /
-    12)."""
+    """Steps after which an episode is truncated (None: 80, or 80 * size / 12 in corridors with a
+    size)."""
 
     size: int | None = None
     """Rows and columns of "corridors" with its outer wall, odd, 5 to 31 (None: 11 x 13), or of

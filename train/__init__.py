@@ -11,7 +11,7 @@ try:
     from hrm_fast import beside
 
     beside.check("envs", "kernels", "train")  # names that others have as well
-    import envs as envs  # may have been built from other sources
+    import envs as envs  # refuses what was built from other sources
 except ImportError as error:
     if sys.argv[:1] != ["-m"]:  # else `python -m train.PROGRAM` is just being found
         raise

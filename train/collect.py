@@ -77,6 +77,7 @@ class Collector:
         return {f"mazes.{k}": x for k, x in self.mazes.get_state().items()} | self._own()
 
     def _own(self) -> dict[str, Tensor]:
+        # "seed" is the name of z in saved states, so that earlier ones load
         own = {"obs": self.obs, "seed_H": self.z.z_H, "seed_L": self.z.z_L}
         counts = {"lengths": self.lengths, "returns": self.returns, "finished": self._finished}
         return own | counts

@@ -150,10 +150,11 @@ def env_of(config: Config, asked: str | None = None) -> MazeSpec | GymSpec:
 
 
 def of_size(config: Config, hrm: HRM, size: int | None) -> tuple[Config, HRM]:
-    """The agent in corridors of another size, with that size's time limit, and its doors and walls
-    where the run set none; None: as trained.
+    """The agent in corridors of another size; None: as trained.
 
-    ValueError: it was trained on another map, or its learned positions are of that board's cells.
+    The time limit is that size's. So are doors and walls, where the run set none.
+
+    ValueError: it was trained on a map without sizes, or its positions belong to that map's cells.
     """
     if size is None:
         return config, hrm

@@ -181,7 +181,7 @@ def agent_cell(boards: Tensor) -> Tensor:
 def tensors_of(step: Transition) -> dict[str, Tensor]:
     """Its tensors by name, those of the stored z too; those that it has."""
     flat = {name: x for name, x in step._asdict().items() if isinstance(x, Tensor)}
-    for time in ("tm1", "t"):  # "seed": saved states have this name
+    for time in ("tm1", "t"):  # "seed" is the name of z in saved states, so that earlier ones load
         carry: Carry = getattr(step, f"z_{time}")
         flat[f"seed_H_{time}"], flat[f"seed_L_{time}"] = carry.z_H, carry.z_L
     return flat

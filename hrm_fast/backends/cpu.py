@@ -127,8 +127,8 @@ class Engine:
         """Compute a segment from start = (tokens, z_H, z_L, read), forward and backward.
 
         Backward goes from the loss of td or, with td None, from upstream, the gradients of
-        (q, z_H, z_L). Returns the loss, q and one flat gradient of all
-        parameters; writes the new states to `states`, unless those are None or empty.
+        (q, z_H, z_L). Returns the loss, q and one flat gradient of all parameters; writes the new
+        states to `states`, unless those are None or empty.
         """
         B, shape = len(start[0]), self.shape
         if B == 0:

@@ -13,7 +13,7 @@ LEVELS = ("z_H", "z_L")
 REFERENCES = {  # what z is compared with -> in a title
     "last segment": "its value after the last segment",
     "first segment": "its value after the first segment",
-    "seed": "where the decision started",
+    "seed": "where the decision started",  # the word of all tables, so that earlier ones are drawn
     "start": "the episode's start state",
 }
 INTERVENTIONS = {

@@ -23,7 +23,7 @@ if _asked and _is_first:
     with contextlib.suppress(ValueError):
         rcParams["backend"] = _asked
 
-# of a function that draws: a reader's matplotlibrc may ask for LaTeX, other sizes, other colours
+# decorates what draws: a reader's matplotlibrc may ask for LaTeX, other sizes, other colours
 by_the_defaults = style.context("default", after_reset=True)
 
 __all__ = ["Axes", "Figure", "LogLocator", "MaxNLocator", "by_the_defaults", "rc_context"]

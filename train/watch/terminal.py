@@ -90,8 +90,10 @@ def draws_colour() -> bool:
 
 
 def show(scenes: Iterable[tuple[str, bool]], delay: float) -> None:
-    """Play texts in the terminal, in place, longer where an episode ends (True); where stdout is
-    none, as plain lines without waiting."""
+    """Play scenes, (text, whether an episode ends there), in the terminal, in place.
+
+    An end stays longer. Where stdout is no terminal: plain lines, without waiting.
+    """
     terminal = sys.stdout.isatty()
     for text, ends in scenes:
         clear = "\x1b[2J\x1b[H" if terminal else ""
