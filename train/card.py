@@ -54,7 +54,7 @@ These are the episodes of seed {seed}, which training never saw. The agent takes
 | board | {board} |
 | preset, seed | `{preset}`, {config_seed}: one run |
 | method | {method} |
-| asked for | {updates:,} updates of {batch} transitions |
+| updates | at most {updates:,}, of {batch} transitions each |
 | model | {parameters:,} parameters: {shape} |
 
 `config.json` holds every setting of the run.
@@ -105,8 +105,9 @@ def program(
 def card(name: str, config: Config, results: dict[str, Result], seed: int) -> str:
     """The model card of an agent called `name`; `results` of walkers on the episodes of `seed`."""
     env, hrm, dqn = config.env, config.hrm, config.dqn
-    kind, board = (env.id, env.summary) if isinstance(env, GymSpec) else ("drawn", "")
-    if isinstance(env, MazeSpec):
+    if isinstance(env, GymSpec):
+        kind, board = env.id, env.summary
+    else:
         kind = env.map if env.map in NAMED_MAPS else "drawn-maze"
         board = f"{kind.replace('-', ' ')}, {env.rows} x {env.cols}, at most {env.step_limit} steps"
     rows = (
