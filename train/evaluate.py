@@ -191,7 +191,7 @@ def program(
         json_file: Write the numbers to this file.
         device: Run the model there: auto, cpu, cuda, cuda:1 ...
         env: Walk in gym:ID or gym:MODULE:ID instead of where the agent was trained.
-        env_size: Walk in corridors of this size, odd, 5 to 31 (None: of the size trained on).
+        env_size: Walk mazes of this size: corridors odd, 5 to 31, rooms 2 to 32 (None: as trained).
     """
     require("episodes", episodes, episodes >= 1, "1 or more")
     require("seed", seed, 0 <= seed < SEED_LIMIT, f"0 to {SEED_LIMIT - 1}")

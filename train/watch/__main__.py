@@ -39,7 +39,7 @@ class Watch:
     env: str | None = None
     """Walk in gym:ID or gym:MODULE:ID instead of where the agent was trained."""
     env_size: Annotated[int | None, tyro.conf.arg(name="env.size")] = None
-    """Walk in corridors of this size, odd, 5 to 31 (None: of the size trained on)."""
+    """Walk mazes of this size: corridors odd, 5 to 31, rooms 2 to 32 (None: as trained)."""
     delay: float = 0.3
     """Seconds between two steps."""
     html: Path | None = None
