@@ -112,6 +112,7 @@ def test_evaluates_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
         ({"H_layers": 2}, "is missing"),
         ({"env_name": "MiniHack-Quest-Hard-v0"}, "env_name is 'MiniHack-Quest-Hard-v0'"),
         ({"env_name": "MiniHack-Corridor-Maze-4-Way-Dynamic"}, "seq_len is 121: expected 143"),
+        ({"env_kwargs": "p-change-doors"}, "env_kwargs is 'p-change-doors': expected a dictionary"),
         ({"max_memory_size": 2}, "one puzzle token and a memory of 1"),
         ({"hidden_size": "many", "puzzle_emb_ndim": "many"}, "width is 'many'"),
     ],
