@@ -149,12 +149,14 @@ def test_loses_at_most_twice_what_pytorch_loses(shape: str, instructions: str) -
     if not runs_here(instructions):
         pytest.skip(f"this CPU has no {instructions}")
     ratios: dict[str, list[float]] = defaultdict(list)  # of squared errors, one a draw
-    small = SHAPES[shape].cells < 50
-    for draw in range(20 if small else 4):  # few numbers: few errors to average
+    cells = SHAPES[shape].cells
+    # few numbers: few errors to average; more boards than chunks of gradients, but for the largest
+    count, batch = (20, 11) if cells < 50 else (2, 9) if cells < 500 else (6, 2)
+    for draw in range(count):
         hrm = build(SHAPES[shape], draw, instructions=instructions)
         plain = reference(hrm)
         exact = copy.deepcopy(plain).double()
-        given = draws(hrm, 11 if small else 9)  # more boards than chunks of gradients
+        given = draws(hrm, batch)
         ours, theirs, right = (compute(m, *given) for m in (hrm, plain, exact))
         errors: dict[str, list[float]] = defaultdict(lambda: [NO_ERROR, NO_ERROR])
         for name, value in right.items():
