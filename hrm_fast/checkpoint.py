@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from hrm_fast.config import HRMConfig
 from hrm_fast.model import HRM
 
+WEIGHTS = ("best.safetensors", "last.safetensors", "model.safetensors")  # of a run; for a hub
 PREFIX = "model.inner."
 LM_HEAD = "lm_head.weight"
 HALT = {"q_head.weight": "halt_head.weight", "q_head.bias": "halt_head.bias"}
@@ -25,19 +26,23 @@ BLOCK = {
 }
 
 
+def weights_of(path: Path) -> Path:
+    """The file itself, or a folder's first of WEIGHTS. ValueError: it has none of them."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in WEIGHTS if (path / name).exists()]
+    if not found:
+        raise ValueError(f"{path} holds no checkpoint: expected one of {', '.join(WEIGHTS)}")
+    return found[0]
+
+
 def load(path: str | Path, device: torch.device | str = "cpu") -> HRM:
     """The model of a checkpoint that train.dqn or train.card wrote: a file, or a folder with one.
 
     `train.files.checkpoint.load` gives the run's whole config too, and checks the weights' sum.
     ValueError: there is none, or not a whole one of this architecture.
     """
-    path = Path(path)
-    if path.is_dir():
-        files = ("best.safetensors", "last.safetensors", "model.safetensors")
-        found = [path / name for name in files if (path / name).exists()]
-        if not found:
-            raise ValueError(f"{path} holds no checkpoint: expected one of {', '.join(files)}")
-        path = found[0]
+    path = weights_of(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             fields: Any = json.loads((file.metadata() or {})["config"])["hrm"]
@@ -45,7 +50,15 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> HRM:
         walls = fields.pop("walls")
         hrm = HRM(HRMConfig(**fields, walls=None if walls is None else tuple(walls)))
         hrm.load_state_dict(weights)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} ({why}): expected a checkpoint that train.dqn wrote") from None
     return hrm.to(device).eval()

@@ -274,9 +274,7 @@ def test_bad_input(run, tmp_path):
     out = ("--out", tmp_path / "out")
     cases = {
         ("castle",): "castle",
-        (
-            tmp_path / "empty",
-        ): "holds no checkpoint: expected best.safetensors, last.safetensors or",
+        (tmp_path / "empty",): "holds no checkpoint: expected one of best",
         (short,): "segments is 1: expected 2 or more, such as --segments 8",
         (path, "--segments", 1): "segments is 1: expected 2 to 1024",
         (path, "--mazes", 0): "mazes is 0: expected 1 to",

@@ -454,12 +454,12 @@ def test_a_run_goes_on_when_nobody_reads_its_log(tmp_path: Path) -> None:
     assert last.startswith("40,")
 
 
-@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "MASTER_PORT"])
 def test_a_job_in_words_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv(name, "two")
-    with pytest.raises(ValueError, match=r"expected a whole number, as RANK: torchrun sets both"):
+    with pytest.raises(ValueError, match=f"{name} is 'two': expected a whole number"):
         ranks.join("cpu")
 
 

@@ -7,6 +7,7 @@ card (README.md) whose figures are measured here. `train.evaluate FOLDER` and
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def program(
     write_text(out / CONFIG, to_json(config))
     write_text(out / CARD, card(out.resolve().name, config, results, seed))
     print(f"{out}: {results['this agent'].success:.1%} of {episodes} episodes solved")
-    print(f"upload it with huggingface_hub: hf upload USER/{out.resolve().name} {out}")
+    words = ("hf", "upload", f"USER/{out.resolve().name}", str(out))
+    print(f"upload it with huggingface_hub: {shlex.join(words)}")
 
 
 def card(name: str, config: Config, results: dict[str, Result], seed: int) -> str:

@@ -1,4 +1,4 @@
-"""What every back end is given: parameters, where a segment starts, a loss, a model's sizes."""
+"""What every back end is given (parameters, a start, a loss, sizes) and what it found."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from envs import GymSpec
 from hrm_fast import HRM
+from hrm_fast.checkpoint import weights_of
 from train.config import Config, fit_model_to_board, from_json, require, to_json
-from train.files.names import BEST, LAST, SHARED
 from train.files.writing import replacing, spelled
 
 DTYPES = {
@@ -138,12 +138,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Config, 
         ValueError: there is none, it is damaged, of another kind or of another architecture, or
             its model does not fit its maze.
     """
-    path = Path(path)
-    if path.is_dir():
-        found = [path / n for n in (BEST, LAST, SHARED) if (path / n).exists()]
-        if not found:
-            raise ValueError(f"{path} holds no checkpoint: expected {BEST}, {LAST} or {SHARED}")
-        path = found[0]
+    path = weights_of(Path(path))
     with opening(path) as file:
         try:
             config = _config(file.metadata)

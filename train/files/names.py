@@ -1,9 +1,10 @@
 """The files of a run's folder."""
 
+from hrm_fast.checkpoint import WEIGHTS
+
 CONFIG = "config.json"
 METRICS = "metrics.csv"
-BEST, LAST = "best.safetensors", "last.safetensors"  # weights
-SHARED = "model.safetensors"  # weights, in a folder for a model hub
+BEST, LAST, SHARED = WEIGHTS  # SHARED: in a folder for a model hub
 STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"  # all that --resume needs
 CURVE = "learning_curve.png"
 WANDB_ID = "wandb.id"

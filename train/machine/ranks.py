@@ -32,8 +32,9 @@ def join(device: str) -> torch.device:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes == "1":
         return choose_device(device)
-    whole = processes.isdecimal() and os.environ.get("RANK", "0").isdecimal()
-    require("WORLD_SIZE", processes, whole, "a whole number, as RANK: torchrun sets both")
+    for name in ("WORLD_SIZE", "RANK", "MASTER_PORT"):
+        value = os.environ.get(name, "0")
+        require(name, value, value.isdecimal(), "a whole number, which torchrun sets")
     require("WORLD_SIZE", processes, dist.is_available(), "1: this torch is built for one process")
     known = ("auto", "cpu", "cuda")
     require("device", device, device in known, "auto, cpu or cuda, of which every process gets one")
