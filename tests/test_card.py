@@ -59,14 +59,16 @@ def test_load_needs_neither_trainer_nor_mazes(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", code, folder], check=True)
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "cut", "no-config", "other-shape", "gone"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "text", "cut", "no-config", "no-object", "other-shape", "gone"]
+)
 def test_what_is_no_checkpoint_is_one_line(folder: Path, tmp_path: Path, damage: str) -> None:
     path = Path(shutil.copy(folder / "model.safetensors", tmp_path))
     weights, data = checkpoint.load(path)[1].state_dict(), path.read_bytes()
     if damage == "no-config":
         checkpoint.save_tensors(path, weights, {})
-    elif damage == "other-shape":
-        config = {"config": json.dumps({"hrm": {"walls": None}})}
+    elif damage in ("no-object", "other-shape"):
+        config = {"config": json.dumps({"hrm": {"walls": None} if "shape" in damage else "x"})}
         checkpoint.save_tensors(path, weights, config)
     elif damage == "gone":
         path = tmp_path / "none" / "model.safetensors"
